@@ -1,0 +1,123 @@
+import { isMap, isPair, isScalar, LineCounter, parseDocument } from 'yaml'
+import { FlotillaError } from '../protocol/errors.ts'
+import { NAME_PATTERN, shape } from '../protocol/shape.ts'
+import { type MaintenanceWindow, parseWindow } from './control/reboot-gate.ts'
+import type { BuiltInRules } from './health/judge-health.ts'
+
+/** Settings of one device, from `agent.yaml`. Who it is (name, fleet, board) stands in its certificate instead. */
+export type AgentConfig = {
+  readonly channel: string
+  readonly hardware: string
+  /** The boot area: slots and boot records. */
+  readonly boot: string
+  /** The directory on the persist partition. */
+  readonly persist: string
+  readonly family: 'directory'
+  readonly port: number
+  readonly listen: readonly string[]
+  readonly interfaces: readonly string[]
+  readonly discovery: boolean
+  /** Multiaddrs of peers that are tried always. */
+  readonly peers: readonly string[]
+  /** Proven releases kept besides the running one. */
+  readonly keepReleases: number
+  /** Room for releases of other boards, bytes; 0 carries none. */
+  readonly carryBytes: number
+  readonly socket: string
+  readonly holdFile: string
+  readonly maintenance: readonly MaintenanceWindow[]
+  readonly healthDirectory: string
+  readonly checkTimeoutMs: number
+  readonly builtIn: BuiltInRules
+  readonly engineSocket: string
+  readonly labels: Readonly<Record<string, string>>
+}
+
+const RULE = ['must', 'should', 'off'] as const
+const DEFAULTS = {
+  channel: 'stable',
+  boot: '/boot',
+  persist: '/mnt/persist/flotilla',
+  family: 'directory',
+  port: 4848,
+  listen: [],
+  interfaces: [],
+  discovery: true,
+  peers: [],
+  keepReleases: 1,
+  carryMiB: 1024,
+  socket: '/run/flotilla/agent.sock',
+  holdFile: '/run/flotilla/hold',
+  maintenance: [],
+  healthDirectory: '/etc/flotilla/health',
+  checkTimeoutSeconds: 30,
+  health: {},
+  engineSocket: '/var/run/docker.sock',
+  labels: {},
+}
+
+/**
+ * Parses `agent.yaml`. Unknown keys are errors with their line, so that a slip of the pen is not a silent default.
+ * @throws FlotillaError BAD_CONFIG
+ */
+export function parseAgentConfig(text: string, file: string): AgentConfig {
+  const lines = new LineCounter()
+  const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true })
+  const problem = document.errors[0]
+  if (problem !== undefined) throw new FlotillaError('BAD_CONFIG', `${file}: ${problem.message}`)
+  requireKnownKeys(document.contents, file, lines)
+  try {
+    return toConfig({ ...DEFAULTS, ...shape.object(document.toJS() ?? {}, file) })
+  } catch (cause) {
+    if (!(cause instanceof FlotillaError)) throw cause
+    throw new FlotillaError('BAD_CONFIG', `${file}: ${cause.message}`, { cause })
+  }
+}
+
+function requireKnownKeys(contents: unknown, file: string, lines: LineCounter): void {
+  if (contents === null) return
+  if (!isMap(contents)) throw new FlotillaError('BAD_CONFIG', `${file}: wanted keys and values`)
+  const known = [...Object.keys(DEFAULTS), 'hardware']
+  for (const pair of contents.items) {
+    const key = isPair(pair) && isScalar(pair.key) ? pair.key : undefined
+    if (key === undefined || known.includes(String(key.value))) continue
+    const { line, col } = lines.linePos(key.range?.[0] ?? 0)
+    throw new FlotillaError('BAD_CONFIG', `${file}:${line}:${col}: no such key: ${String(key.value)} (known: ${known.join(', ')})`)
+  }
+}
+
+function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
+  const path = (key: string) => shape.string(json[key], key, 4_096)
+  const strings = (key: string) => shape.array(json[key], key, 64).map((item) => shape.string(item, `${key}[]`, 256))
+  const health = shape.object(json['health'], 'health')
+  shape.onlyKeys(health, 'health', ['peers', 'engine', 'containers'])
+  const rule = (key: keyof BuiltInRules) => (health[key] === undefined ? 'must' : shape.oneOf(health[key], `health.${key}`, RULE))
+  return {
+    channel: shape.matching(json['channel'], 'channel', NAME_PATTERN, 'a plain lower-case name'),
+    hardware: shape.string(json['hardware'], 'hardware', 128),
+    boot: path('boot'),
+    persist: path('persist'),
+    family: shape.oneOf(json['family'], 'family', ['directory']),
+    port: shape.integer(json['port'], 'port', 0, 65_535),
+    listen: strings('listen'),
+    interfaces: strings('interfaces'),
+    discovery: shape.boolean(json['discovery'], 'discovery'),
+    peers: strings('peers'),
+    keepReleases: shape.integer(json['keepReleases'], 'keepReleases', 1, 16),
+    carryBytes: shape.integer(json['carryMiB'], 'carryMiB', 0, 1_048_576) * 1_048_576,
+    socket: path('socket'),
+    holdFile: path('holdFile'),
+    maintenance: strings('maintenance').map((text) => {
+      const window = parseWindow(text)
+      if (window === undefined) throw new FlotillaError('BAD_CONFIG', `maintenance: ${text} is not like 22:00-06:00`)
+      return window
+    }),
+    healthDirectory: path('healthDirectory'),
+    checkTimeoutMs: shape.integer(json['checkTimeoutSeconds'], 'checkTimeoutSeconds', 1, 3_600) * 1_000,
+    builtIn: { peers: rule('peers'), engine: rule('engine'), containers: rule('containers') },
+    engineSocket: path('engineSocket'),
+    labels: Object.fromEntries(
+      Object.entries(shape.object(json['labels'], 'labels')).map(([key, value]) => [key, shape.string(value, `labels.${key}`, 64)]),
+    ),
+  }
+}

@@ -1,0 +1,23 @@
+/**
+ * What the agent needs of any boot family (facts/ota-systems.md part C). Slots are named by `shortId`.
+ * Every change is one durable write: when the promise resolves it survives a power cut, when the power fails before
+ * that, either the old or the new state holds.
+ */
+export type BootControl = {
+  /** The slot that really booted, from what the kernel was given; never from a record of ours. */
+  readonly current: () => string
+  /** The slot that boots when nothing is on trial. */
+  readonly good: () => Promise<string>
+  /** Makes sure that a slot cannot be started, before its first byte is written. @throws FlotillaError BUSY for the good slot */
+  readonly invalidate: (slot: string) => Promise<void>
+  /** Lets a slot be tried `tries` times. @throws FlotillaError BOOT_COUNTER_STUCK when the loader was not seen to count */
+  readonly arm: (slot: string, tries: number) => Promise<void>
+  /** Makes a slot the one that boots from now on. */
+  readonly markGood: (slot: string) => Promise<void>
+  /** Takes a slot off trial; the good slot boots next. */
+  readonly markBad: (slot: string) => Promise<void>
+  /** Tries that a slot on trial has left; undefined when it is not on trial. */
+  readonly remaining: (slot: string) => Promise<number | undefined>
+  /** Evidence that the loader can write its counter. */
+  readonly counterMoves: () => Promise<boolean>
+}

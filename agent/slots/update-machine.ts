@@ -1,0 +1,186 @@
+import { shortId } from '../../protocol/release/description.ts'
+import { compareSequence, type Sequence } from '../../protocol/release/judge-install.ts'
+
+/** A release as the machine knows it. */
+export type Candidate = Sequence & { readonly id: string; readonly version: string; readonly tries: number }
+export type FailedRelease = { readonly id: string; readonly version: string; readonly reason: string; readonly log: string }
+
+/** Where an update stands. Kept on disk; every transition survives a power cut on either side of it. */
+export type UpdateState = {
+  readonly phase: 'idle' | 'fetching' | 'written' | 'armed' | 'trial'
+  readonly target: Candidate | undefined
+  /** Releases that failed on this device: never tried again. Newest last. */
+  readonly failed: readonly FailedRelease[]
+  /** Lowest sequence that may still be installed. */
+  readonly floor: Sequence
+  /** Phases entered since the last proven release: a loop of any kind ends here. */
+  readonly transitions: number
+  /** How the last update ended here. */
+  readonly outcome: 'none' | 'proven' | 'fell-back'
+}
+
+export type UpdateInput =
+  /** The newest release that is for this device. */
+  | { readonly type: 'candidate'; readonly release: Candidate }
+  /** Every artifact was written, flushed, read back and matched. */
+  | { readonly type: 'written'; readonly id: string }
+  /** The robot and the calendar allow a reboot now. */
+  | { readonly type: 'may-reboot' }
+  /** The agent started. `slot` really booted; `remaining` are the tries the boot record has left for the target. */
+  | { readonly type: 'started'; readonly slot: string; readonly remaining: number | undefined }
+  | { readonly type: 'healthy'; readonly floor: Sequence }
+  | { readonly type: 'unhealthy'; readonly reason: string; readonly log: string }
+  | { readonly type: 'abandon'; readonly reason: string }
+  /** A person sends the device back from the release that runs. */
+  | { readonly type: 'rollback'; readonly running: { readonly id: string; readonly version: string }; readonly to: string; readonly reason: string }
+
+export type UpdateEffect =
+  | { readonly type: 'fetch'; readonly id: string }
+  | { readonly type: 'arm'; readonly slot: string; readonly tries: number }
+  | { readonly type: 'mark-good'; readonly slot: string }
+  | { readonly type: 'mark-bad'; readonly slot: string }
+  | { readonly type: 'reboot'; readonly why: string }
+  | { readonly type: 'judge-health'; readonly id: string }
+  | { readonly type: 'tell'; readonly event: string; readonly id: string; readonly reason: string }
+
+export const IDLE: UpdateState = { phase: 'idle', target: undefined, failed: [], floor: { era: 0, seq: 0 }, transitions: 0, outcome: 'none' }
+
+const MAX_FAILED = 32
+/** Mender's lesson: more transitions than any sound update needs is a loop (facts/ota-systems.md A3). */
+const MAX_TRANSITIONS = 40
+
+/**
+ * One step of an update. Pure: the same state and input give the same state and effects. The caller saves the state
+ * before it runs the effects; an effect that was cut off is asked for again by `started`.
+ * @see protocol/spec/slots.md, "States"
+ */
+export function stepUpdate(state: UpdateState, input: UpdateInput): { readonly state: UpdateState; readonly effects: readonly UpdateEffect[] } {
+  switch (input.type) {
+    case 'candidate':
+      return candidate(state, input.release)
+    case 'written':
+      if (state.phase !== 'fetching' || state.target?.id !== input.id) return same(state)
+      return { state: enter(state, 'written'), effects: [tell('written', input.id, '')] }
+    case 'may-reboot':
+      return mayReboot(state)
+    case 'started':
+      return started(state, input.slot, input.remaining)
+    case 'healthy':
+      if (state.phase !== 'trial' || state.target === undefined) return same(state)
+      return {
+        state: { ...state, phase: 'idle', target: undefined, floor: input.floor, transitions: 0, outcome: 'proven' },
+        effects: [{ type: 'mark-good', slot: shortId(state.target.id) }, tell('proven', state.target.id, '')],
+      }
+    case 'unhealthy':
+      if (state.phase !== 'trial' || state.target === undefined) return same(state)
+      return fail(state, state.target, input.reason, input.log, true)
+    case 'abandon':
+      if (state.target === undefined || state.phase === 'trial') return same(state)
+      return {
+        state: { ...state, phase: 'idle', target: undefined },
+        effects: [{ type: 'mark-bad', slot: shortId(state.target.id) }, tell('abandoned', state.target.id, input.reason)],
+      }
+    case 'rollback':
+      return {
+        state: addFailed({ ...state, phase: 'idle', target: undefined }, { ...input.running, reason: input.reason, log: '' }),
+        effects: [
+          { type: 'mark-bad', slot: shortId(input.running.id) },
+          { type: 'mark-good', slot: input.to },
+          tell('rolled-back', input.running.id, input.reason),
+          { type: 'reboot', why: 'rollback by hand' },
+        ],
+      }
+  }
+}
+
+type Step = ReturnType<typeof stepUpdate>
+
+function same(state: UpdateState): Step {
+  return { state, effects: [] }
+}
+
+function tell(event: string, id: string, reason: string): UpdateEffect {
+  return { type: 'tell', event, id, reason }
+}
+
+function enter(state: UpdateState, phase: UpdateState['phase']): UpdateState {
+  return { ...state, phase, transitions: state.transitions + 1 }
+}
+
+function addFailed(state: UpdateState, failed: FailedRelease): UpdateState {
+  return { ...state, outcome: 'fell-back', failed: [...state.failed.filter((other) => other.id !== failed.id), failed].slice(-MAX_FAILED) }
+}
+
+function candidate(state: UpdateState, release: Candidate): Step {
+  if (state.failed.some((failed) => failed.id === release.id) || compareSequence(release, state.floor) < 0) return same(state)
+  // One at a time: what is armed or on trial is judged first.
+  if (state.phase === 'armed' || state.phase === 'trial') return same(state)
+  if (state.target !== undefined && compareSequence(release, state.target) <= 0) return same(state)
+  if (state.target?.id === release.id) return same(state)
+  const replaced = state.target === undefined ? [] : [tell('superseded', state.target.id, `by ${release.version}`)]
+  return {
+    state: { ...state, phase: 'fetching', target: release, transitions: 1 },
+    effects: [...replaced, { type: 'fetch', id: release.id }],
+  }
+}
+
+function mayReboot(state: UpdateState): Step {
+  if (state.phase !== 'written' || state.target === undefined) return same(state)
+  if (state.transitions > MAX_TRANSITIONS) {
+    return fail(state, state.target, `gave up after ${state.transitions} steps without an end`, '', false)
+  }
+  return {
+    state: enter(state, 'armed'),
+    effects: [
+      { type: 'arm', slot: shortId(state.target.id), tries: state.target.tries },
+      tell('armed', state.target.id, ''),
+      { type: 'reboot', why: `try ${state.target.version}` },
+    ],
+  }
+}
+
+function started(state: UpdateState, slot: string, remaining: number | undefined): Step {
+  // Killed between "it failed" and "the record is cleared": finish that.
+  const failedHere = state.failed.find((failed) => shortId(failed.id) === slot)
+  if (failedHere !== undefined && state.phase === 'idle') {
+    return { state, effects: [{ type: 'mark-bad', slot }, { type: 'reboot', why: `${failedHere.version} failed before` }] }
+  }
+  const target = state.target
+  if (target === undefined) return same(state)
+  if (shortId(target.id) === slot) {
+    if (state.transitions > MAX_TRANSITIONS) return fail(state, target, 'tried too often without a verdict', '', true)
+    return { state: enter(state, 'trial'), effects: [tell('trial', target.id, ''), { type: 'judge-health', id: target.id }] }
+  }
+  switch (state.phase) {
+    case 'idle':
+      return same(state)
+    case 'fetching':
+      return { state, effects: [{ type: 'fetch', id: target.id }] }
+    case 'written':
+    case 'armed':
+      // Never armed (killed before) or the record is gone: write-check it again and go on.
+      if (remaining === undefined) return { state: enter(state, 'fetching'), effects: [{ type: 'fetch', id: target.id }] }
+      return fell(state, target, remaining)
+    case 'trial':
+      return fell(state, target, remaining ?? 0)
+  }
+}
+
+function fell(state: UpdateState, target: Candidate, remaining: number): Step {
+  const reason =
+    remaining > 0
+      ? 'the loader went back to the old release with tries left: it could not start the new one'
+      : `no trial boot was confirmed (${target.tries} tried): kernel, init or agent did not come up`
+  return fail(state, target, reason, '', false)
+}
+
+function fail(state: UpdateState, target: Candidate, reason: string, log: string, reboot: boolean): Step {
+  return {
+    state: addFailed({ ...state, phase: 'idle', target: undefined }, { id: target.id, version: target.version, reason, log }),
+    effects: [
+      { type: 'mark-bad', slot: shortId(target.id) },
+      tell('fell-back', target.id, reason),
+      ...(reboot ? [{ type: 'reboot', why: `fall back from ${target.version}` } as const] : []),
+    ],
+  }
+}

@@ -1,0 +1,303 @@
+import type { ChunkIndex } from '../../protocol/chunks/chunk-index.ts'
+import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
+import { parseRelease, type Release, shortId } from '../../protocol/release/description.ts'
+import { findRelease } from '../../protocol/release/find-release.ts'
+import { type DeviceFacts, judgeInstall, raiseFloor } from '../../protocol/release/judge-install.ts'
+import { DEVICE_RULES, type TrustedSet } from '../../protocol/trust/trusted-set.ts'
+import type { EventLog } from '../control/event-log.ts'
+import type { GateVerdict } from '../control/reboot-gate.ts'
+import { type Baseline, type HealthVerdict, judgeHealth } from '../health/judge-health.ts'
+import type { CheckResult } from '../health/run-checks.ts'
+import type { ArtifactStore } from '../store/artifact-store.ts'
+import type { Disk } from '../store/disk.ts'
+import type { ReleaseFetcher } from '../store/release-fetcher.ts'
+import type { BootControl } from './bootloaders/boot-control.ts'
+import { placeOf, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
+import { chooseGarbage } from './choose-garbage.ts'
+import { stepUpdate, type UpdateEffect, type UpdateInput, type UpdateState } from './update-machine.ts'
+import type { UpdateJournal } from './update-journal.ts'
+import { type ChunkSource, readSlots, writeRelease } from './write-release.ts'
+
+export type UpdaterDeps = {
+  readonly boot: Disk
+  readonly persist: Disk
+  readonly store: ArtifactStore
+  readonly fetcher: ReleaseFetcher
+  readonly control: BootControl
+  readonly journal: UpdateJournal
+  readonly chunks: ChunkSource
+  readonly log: EventLog
+  readonly device: { readonly board: string; readonly channel: string; readonly hardware: string; readonly keepReleases: number }
+  readonly gate: () => Promise<GateVerdict>
+  readonly baseline: () => Promise<Baseline>
+  /** Runs all checks once; on trial only. */
+  readonly check: (before: Baseline) => Promise<readonly CheckResult[]>
+  readonly onReboot: (why: string) => void
+  /** A slot's files were removed: they are no longer offered. */
+  readonly onForgotten: (artifact: string) => void
+  readonly sleep: (ms: number, signal: AbortSignal) => Promise<void>
+}
+
+const RETRY_MS = 10_000
+const CHECK_PAUSE_MS = 1_000
+
+/**
+ * Runs the update machine on a device: saves every state before its effects, writes slots, arms, judges, cleans up.
+ * All decisions are in `stepUpdate`; this class only does what it says.
+ */
+export class Updater {
+  readonly #deps: UpdaterDeps
+  readonly #stop = new AbortController()
+  #state: UpdateState
+  #before: Baseline
+  #job: { readonly id: string; readonly abort: AbortController } | undefined
+  #queue: Promise<void> = Promise.resolve()
+  #waitingFor = ''
+  #writing: readonly { readonly index: string; readonly path: string }[] = []
+  running: Release | undefined
+
+  private constructor(deps: UpdaterDeps, state: UpdateState, before: Baseline) {
+    this.#deps = deps
+    this.#state = state
+    this.#before = before
+  }
+
+  /** Reads the journal and the slot that really booted. */
+  static async load(deps: UpdaterDeps): Promise<Updater> {
+    const entry = await deps.journal.load()
+    const updater = new Updater(deps, entry.state, entry.baseline)
+    const slot = (await readSlots(deps.boot)).find((found) => found.slot === deps.control.current())
+    updater.running = slot?.release === undefined ? undefined : parseRelease(slot.release)
+    return updater
+  }
+
+  get state(): UpdateState {
+    return this.#state
+  }
+
+  /** Why a written release is not booted yet; empty when nothing waits. */
+  get waitingFor(): string {
+    return this.#waitingFor
+  }
+
+  /** How much of the release being fetched is here, 0 … 100. */
+  percent(): number {
+    const files = this.#writing.flatMap(({ index, path }) => this.#deps.store.files(index).filter((file) => file.path === path))
+    const chunks = files.reduce((sum, file) => sum + file.index.count, 0)
+    const have = files.reduce((sum, file) => sum + file.have.count, 0)
+    return chunks === 0 ? 0 : Math.floor((have * 100) / chunks)
+  }
+
+  /** Tells the machine which slot booted; call once, when everything else is up. */
+  async start(): Promise<void> {
+    const target = this.#state.target
+    const remaining = target === undefined ? undefined : await this.#deps.control.remaining(shortId(target.id))
+    await this.#input({ type: 'started', slot: this.#deps.control.current(), remaining })
+    if (this.#state.phase === 'idle') await this.#collectGarbage()
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort(new Error('stopping'))
+    this.#job?.abort.abort(new Error('stopping'))
+    await this.#queue
+  }
+
+  /** Looks at what is signed for this device; fetches what is newer. Safe to call at any time. */
+  async consider(set: TrustedSet): Promise<void> {
+    const pointer = findRelease(set, this.#deps.device.board, this.#deps.device.channel, DEVICE_RULES)
+    if (pointer === undefined || pointer.sha256 === this.#state.target?.id || pointer.sha256 === this.running?.id) return
+    const release = await this.#deps.fetcher.description(pointer)
+    if (release === undefined) return
+    const era = set.roles.get('targets')?.data.era ?? 0
+    if (release.description.era !== era) {
+      this.#deps.log.add('warn', 'refused', { release: release.id, reason: `era ${release.description.era}, signed era is ${era}` })
+      return
+    }
+    const verdict = judgeInstall(release.id, release.description, this.#facts())
+    if (!verdict.install) return
+    await this.#input({ type: 'candidate', release: { id: release.id, version: release.description.version, era, seq: release.description.seq, tries: release.description.health.tries } })
+  }
+
+  #facts(): DeviceFacts {
+    const running = this.running?.description
+    return {
+      ...this.#deps.device,
+      floor: this.#state.floor,
+      // A running release that cannot be read refuses everything below the floor, and nothing is below nothing.
+      running: running === undefined ? this.#state.floor : { era: running.era, seq: running.seq },
+      runningId: this.running?.id ?? '',
+      bad: this.#state.failed.map((failed) => failed.id),
+    }
+  }
+
+  /** Reboots into a written release when the robot allows it; call from time to time. */
+  async tick(): Promise<void> {
+    if (this.#state.phase !== 'written') {
+      this.#waitingFor = ''
+      return
+    }
+    const gate = await this.#deps.gate()
+    const waitingFor = gate.open ? '' : gate.reason
+    this.#waitingFor = waitingFor
+    if (!gate.open) return
+    this.#before = await this.#deps.baseline()
+    await this.#input({ type: 'may-reboot' })
+  }
+
+  /** Sends the device back to the newest other proven release. @throws FlotillaError NOT_FOUND, ON_TRIAL */
+  async rollback(reason: string): Promise<string> {
+    if (this.#state.phase === 'armed') throw new FlotillaError('ON_TRIAL', 'roll back: a release is armed; wait for its trial')
+    const current = this.#deps.control.current()
+    const other = (await this.#sequencedSlots()).filter(({ slot, proven }) => proven && slot !== current).sort((a, b) => b.seq - a.seq)[0]
+    if (other === undefined || this.running === undefined) {
+      throw new FlotillaError('NOT_FOUND', 'roll back: no other proven release is on this device')
+    }
+    await this.#input({ type: 'rollback', running: { id: this.running.id, version: this.running.description.version }, to: other.slot, reason })
+    return other.slot
+  }
+
+  /** Steps one after another: state saved first, then the effects. */
+  #input(input: UpdateInput): Promise<void> {
+    const run = this.#queue.then(async () => {
+      const { state, effects } = stepUpdate(this.#state, input)
+      if (state !== this.#state || input.type === 'may-reboot') await this.#deps.journal.save({ state, baseline: this.#before })
+      this.#state = state
+      for (const effect of effects) await this.#run(effect)
+    })
+    this.#queue = run.catch((error: unknown) => {
+      this.#deps.log.add('error', 'update-step-failed', { input: input.type, error: messageOf(error), code: isFlotillaError(error) ? error.code : 'UNEXPECTED' })
+    })
+    return this.#queue
+  }
+
+  async #run(effect: UpdateEffect): Promise<void> {
+    switch (effect.type) {
+      case 'fetch':
+        this.#startJob(effect.id)
+        break
+      case 'arm':
+        await this.#arm(effect.slot, effect.tries)
+        break
+      case 'mark-good':
+        await this.#deps.control.markGood(effect.slot)
+        await this.#collectGarbage()
+        break
+      case 'mark-bad':
+        this.#job?.abort.abort(new Error('no longer wanted'))
+        await this.#deps.control.markBad(effect.slot)
+        break
+      case 'reboot':
+        this.#deps.onReboot(effect.why)
+        break
+      case 'judge-health':
+        void this.#judge()
+        break
+      case 'tell':
+        this.#deps.log.add(effect.event === 'fell-back' ? 'error' : 'info', effect.event, { release: effect.id, reason: effect.reason })
+        break
+    }
+  }
+
+  async #arm(slot: string, tries: number): Promise<void> {
+    try {
+      await this.#deps.control.arm(slot, tries)
+    } catch (error) {
+      // Back to `written`: the slot is whole, only the loader cannot be trusted yet.
+      this.#state = { ...this.#state, phase: 'written' }
+      this.#waitingFor = messageOf(error)
+      await this.#deps.journal.save({ state: this.#state, baseline: this.#before })
+      throw error
+    }
+  }
+
+  #startJob(id: string): void {
+    this.#job?.abort.abort(new Error('superseded'))
+    const abort = new AbortController()
+    this.#job = { id, abort }
+    void this.#work(id, AbortSignal.any([abort.signal, this.#stop.signal]))
+  }
+
+  async #work(id: string, signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      try {
+        const release = await this.#deps.fetcher.description({ role: '', path: '', sha256: id, lengthBytes: 65_536 })
+        const indexes = release === undefined ? undefined : await this.#deps.fetcher.indexes(release)
+        if (release !== undefined && indexes !== undefined) {
+          await this.#write(release, indexes, signal)
+          await this.#input({ type: 'written', id })
+          return
+        }
+        await this.#deps.sleep(1_000, signal)
+      } catch (error) {
+        if (signal.aborted) return
+        const code = isFlotillaError(error) ? error.code : 'UNEXPECTED'
+        this.#waitingFor = messageOf(error)
+        this.#deps.log.add('error', 'write-failed', { release: id, code, error: messageOf(error) })
+        await this.#deps.sleep(RETRY_MS, signal).catch(() => {})
+      }
+    }
+  }
+
+  async #write(release: Release, indexes: ReadonlyMap<string, ChunkIndex>, signal: AbortSignal): Promise<void> {
+    await this.#collectGarbage()
+    this.#writing = release.description.artifacts.map((artifact) => ({ index: artifact.index.sha256, path: placeOf(release.id, artifact).path }))
+    const deps = { ...this.#deps, onStep: (step: { type: string }) => this.#deps.log.add('debug', 'slot-step', { step: step.type }) }
+    await writeRelease(release, indexes, deps, signal)
+    for (const artifact of release.description.artifacts) {
+      const place = placeOf(release.id, artifact)
+      const file = this.#deps.store.files(artifact.index.sha256).find((held) => held.path === place.path)
+      const index = indexes.get(artifact.index.sha256)
+      if (file?.writable !== true || index === undefined) continue
+      // From here on the file is as good as proven: nothing writes to it any more.
+      await this.#deps.store.drop(file)
+      this.#deps.store.addWhole(index, file.disk, file.path)
+    }
+    this.#waitingFor = ''
+  }
+
+  async #judge(): Promise<void> {
+    const description = this.running?.description
+    const deadlineMs = (description?.health.deadlineSeconds ?? 60) * 1_000
+    const startedMs = performance.now()
+    while (!this.#stop.signal.aborted) {
+      const results = await this.#deps.check(this.#before)
+      const verdict: HealthVerdict = judgeHealth(results, performance.now() - startedMs, deadlineMs)
+      if (verdict.verdict === 'healthy' && description !== undefined) {
+        for (const warning of verdict.warnings) this.#deps.log.add('warn', 'check-failed', { check: warning })
+        return this.#input({ type: 'healthy', floor: raiseFloor(this.#state.floor, description) })
+      }
+      if (verdict.verdict === 'unhealthy') return this.#input({ type: 'unhealthy', reason: verdict.reason, log: verdict.log })
+      await this.#deps.sleep(CHECK_PAUSE_MS, this.#stop.signal).catch(() => {})
+    }
+  }
+
+  async #sequencedSlots(): Promise<{ slot: string; proven: boolean; seq: number; release: Release | undefined }[]> {
+    return (await readSlots(this.#deps.boot)).map(({ slot, release, proven }) => {
+      try {
+        const parsed = release === undefined ? undefined : parseRelease(release)
+        return { slot, proven, seq: parsed?.description.seq ?? 0, release: parsed }
+      } catch {
+        return { slot, proven, seq: 0, release: undefined } // half-written or damaged: garbage unless in use
+      }
+    })
+  }
+
+  async #collectGarbage(): Promise<void> {
+    const slots = await this.#sequencedSlots()
+    const target = this.#state.target === undefined ? undefined : shortId(this.#state.target.id)
+    const inUse = { running: this.#deps.control.current(), good: await this.#deps.control.good(), target }
+    for (const slot of chooseGarbage(slots, inUse, this.#deps.device.keepReleases)) {
+      for (const artifact of slots.find((found) => found.slot === slot)?.release?.description.artifacts ?? []) {
+        for (const file of this.#deps.store.files(artifact.index.sha256)) {
+          if (!file.path.startsWith(`${SLOTS_DIRECTORY}/${slot}/`)) continue
+          await this.#deps.store.drop(file)
+          if (this.#deps.store.files(artifact.index.sha256).length === 0) this.#deps.onForgotten(artifact.index.sha256)
+        }
+      }
+      await this.#deps.control.invalidate(slot)
+      await this.#deps.boot.remove(`${SLOTS_DIRECTORY}/${slot}`)
+      await this.#deps.boot.flushDirectory(SLOTS_DIRECTORY)
+      this.#deps.log.add('info', 'slot-removed', { slot })
+    }
+  }
+}

@@ -1,0 +1,242 @@
+import { createHash } from 'node:crypto'
+import { chunkHash, type ChunkIndex, isChunk, MAX_CHUNK_BYTES } from '../../protocol/chunks/chunk-index.ts'
+import { FlotillaError } from '../../protocol/errors.ts'
+import { Bitmap } from '../../protocol/exchange/bitmap.ts'
+import type { ChunkStore, StoredChunk } from '../../protocol/network/exchange-driver.ts'
+import { type Disk, parentOf, readSmallFile } from './disk.ts'
+
+/** One file that holds an artifact, whole or in part. */
+export type HeldFile = {
+  readonly index: ChunkIndex
+  readonly disk: Disk
+  readonly path: string
+  readonly have: Bitmap
+  /** A file that is still being written; a proven slot's file never is. */
+  readonly writable: boolean
+}
+type Open = HeldFile & { readonly bitsPath: string; readonly twins: Map<number, readonly number[]>; dirtyBytes: number; flushing: Promise<void> | undefined }
+
+/** Data is flushed before the bits that speak for it, at most this many bytes later (facts/distribution.md 3.4). */
+const FLUSH_BYTES = 8 * 2 ** 20
+
+/**
+ * Knows which file on this device holds which chunks. There is no second copy: the files in the slots, the carried
+ * files and the half-written files are the store. Every chunk is matched with its hash whenever it is read.
+ *
+ * After a power cut a chunk may be fetched again, but no bit claims a chunk that is not on the medium; the whole
+ * file is matched once more before anything boots from it.
+ */
+export class ArtifactStore implements ChunkStore {
+  readonly #persist: Disk
+  readonly #files = new Map<string, Open[]>()
+  readonly #readBlob: (sha256: string) => Promise<Uint8Array | undefined>
+
+  /** @param persist - where the bits of half-written files are kept, under `partial/` */
+  constructor(persist: Disk, readBlob: (sha256: string) => Promise<Uint8Array | undefined>) {
+    this.#persist = persist
+    this.#readBlob = readBlob
+  }
+
+  readBlob(sha256: string): Promise<Uint8Array | undefined> {
+    return this.#readBlob(sha256)
+  }
+
+  /** Adds a finished file: it is served and its chunks are seed data. Its content is matched when it is read. */
+  addWhole(index: ChunkIndex, disk: Disk, path: string): HeldFile {
+    return this.#add({ index, disk, path, have: Bitmap.full(index.count), writable: false, bitsPath: '', twins: new Map(), dirtyBytes: 0, flushing: undefined })
+  }
+
+  /**
+   * Opens a file to be completed, or goes on with one that was begun before a restart.
+   * @throws FlotillaError NOT_ENOUGH_SPACE, DISK_FAILED
+   */
+  async begin(index: ChunkIndex, disk: Disk, path: string): Promise<HeldFile> {
+    const known = this.#files.get(index.id)?.find((file) => file.path === path && file.disk === disk)
+    if (known !== undefined) return known
+    await disk.makeDirectory(parentOf(path))
+    await this.#persist.makeDirectory('partial')
+    const bitsPath = `partial/${createHash('sha256').update(`${index.id} ${path}`).digest('hex').slice(0, 32)}.bits`
+    const resumes = (await disk.length(path)) === index.artifactBytes
+    await disk.allocate(path, index.artifactBytes)
+    const bitBytes = Math.ceil(index.count / 8)
+    const bits = resumes ? await readSmallFile(this.#persist, bitsPath, bitBytes) : undefined
+    if (bits?.length !== bitBytes) {
+      await this.#persist.remove(bitsPath)
+      await this.#persist.allocate(bitsPath, bitBytes)
+      await this.#persist.flush(bitsPath)
+    }
+    const have = new Bitmap(index.count)
+    if (bits?.length === bitBytes) {
+      const stored = new Bitmap(index.count, Uint8Array.from(bits))
+      for (let at = 0; at < index.count; at += 1) if (stored.has(at)) have.add(at)
+    }
+    return this.#add({ index, disk, path, have, writable: true, bitsPath, twins: twinsOf(index), dirtyBytes: 0, flushing: undefined })
+  }
+
+  #add(file: Open): HeldFile {
+    this.#files.set(file.index.id, [...(this.#files.get(file.index.id) ?? []), file])
+    return file
+  }
+
+  /** Forgets a file (not its bytes), and the bits that were kept for it. */
+  async drop(file: HeldFile): Promise<void> {
+    const list = this.#files.get(file.index.id) ?? []
+    const left = list.filter((other) => other !== file)
+    if (left.length === 0) this.#files.delete(file.index.id)
+    else this.#files.set(file.index.id, left)
+    const open = list.find((other) => other === file)
+    if (open !== undefined && open.bitsPath !== '') await this.#persist.remove(open.bitsPath)
+  }
+
+  files(artifact: string): readonly HeldFile[] {
+    return this.#files.get(artifact) ?? []
+  }
+
+  /** The union of what all files of the artifact hold. */
+  holds(index: ChunkIndex): Bitmap {
+    const union = new Bitmap(index.count)
+    for (const file of this.files(index.id)) for (let at = 0; at < index.count; at += 1) if (file.have.has(at)) union.add(at)
+    return union
+  }
+
+  async readChunk(artifact: string, chunk: number): Promise<Uint8Array | undefined> {
+    for (const file of this.#files.get(artifact) ?? []) {
+      if (!file.have.has(chunk)) continue
+      const bytes = await readFrom(file, chunk)
+      if (bytes !== undefined) return bytes
+      await this.#markRotten(file, chunk)
+    }
+    return undefined
+  }
+
+  async storeChunk(artifact: string, chunk: number, payload: Uint8Array): Promise<'bad' | readonly StoredChunk[]> {
+    const files = this.#files.get(artifact) ?? []
+    const first = files[0]
+    if (first === undefined) return []
+    if (!isChunk(first.index, chunk, payload)) return 'bad'
+    const stored = new Set([chunk])
+    for (const file of files) {
+      if (!file.writable) continue
+      for (const at of file.twins.get(chunk) ?? [chunk]) {
+        await this.#put(file, at, payload)
+        stored.add(at)
+      }
+    }
+    return [...stored].map((at) => ({ artifact, chunk: at }))
+  }
+
+  async #put(file: Open, chunk: number, payload: Uint8Array): Promise<void> {
+    if (file.have.has(chunk)) return
+    await file.disk.write(file.path, file.index.offsets[chunk] ?? 0, payload)
+    file.have.add(chunk)
+    file.dirtyBytes += payload.length
+    if (file.dirtyBytes >= FLUSH_BYTES || file.have.complete) await this.flush(file)
+  }
+
+  /** Flushes the data, then the bits. What `have` says after it survives a power cut. */
+  async flush(file: HeldFile): Promise<void> {
+    const open = (this.#files.get(file.index.id) ?? []).find((other) => other === file)
+    if (open === undefined || !open.writable) return
+    while (open.flushing !== undefined) await open.flushing
+    if (open.dirtyBytes === 0) return
+    open.flushing = this.#flushNow(open).finally(() => {
+      open.flushing = undefined
+    })
+    await open.flushing
+  }
+
+  async #flushNow(file: Open): Promise<void> {
+    const bits = file.have.bytes.slice() // chunks that arrive from here on are not covered by the flush
+    file.dirtyBytes = 0
+    await file.disk.flush(file.path)
+    await this.#persist.write(file.bitsPath, 0, bits)
+    await this.#persist.flush(file.bitsPath)
+  }
+
+  /**
+   * Completes a file from chunks that other files on this device hold: the running release is the seed of the next.
+   * @returns the chunks that were found
+   */
+  async fillFromDevice(file: HeldFile): Promise<readonly StoredChunk[]> {
+    const open = (this.#files.get(file.index.id) ?? []).find((other) => other === file)
+    if (open === undefined || open.have.complete) return []
+    const missing = new Map<string, number[]>()
+    for (let at = 0; at < open.index.count; at += 1) {
+      if (open.have.has(at)) continue
+      const hash = chunkHash(open.index, at)
+      missing.set(hash, [...(missing.get(hash) ?? []), at])
+    }
+    const found: StoredChunk[] = []
+    for (const source of [...this.#files.values()].flat()) {
+      if (source === open) continue
+      for (let at = 0; at < source.index.count && missing.size > 0; at += 1) {
+        const hash = chunkHash(source.index, at)
+        const wanted = missing.get(hash)
+        if (wanted === undefined || !source.have.has(at)) continue
+        const payload = await readFrom(source, at)
+        if (payload === undefined) {
+          await this.#markRotten(source, at)
+          continue
+        }
+        for (const position of wanted) {
+          await this.#put(open, position, payload)
+          found.push({ artifact: open.index.id, chunk: position })
+        }
+        missing.delete(hash)
+      }
+    }
+    await this.flush(open)
+    return found
+  }
+
+  /**
+   * Reads a whole file back from the medium and matches every chunk and the hash of all.
+   * @returns the chunks that do not match (removed from what the file holds); empty when all is well
+   */
+  async verify(file: HeldFile, sha256: string): Promise<readonly number[]> {
+    await this.flush(file)
+    await file.disk.dropCache(file.path)
+    const whole = createHash('sha256')
+    const wrong: number[] = []
+    for (let at = 0; at < file.index.count; at += 1) {
+      const bytes = file.have.has(at) ? await readFrom(file, at) : undefined
+      if (bytes === undefined) wrong.push(at)
+      else whole.update(bytes)
+    }
+    for (const chunk of wrong) await this.#markRotten(file, chunk)
+    if (wrong.length === 0 && whole.digest('hex') !== sha256) {
+      throw new FlotillaError('VERIFY_FAILED', `verify ${file.path}: all chunks match the index, the whole does not match the signed hash; the release was made wrongly`)
+    }
+    return wrong
+  }
+
+  async #markRotten(file: HeldFile, chunk: number): Promise<void> {
+    if (!file.have.remove(chunk) || !file.writable) return
+    const open = (this.#files.get(file.index.id) ?? []).find((other) => other === file)
+    if (open !== undefined) {
+      await this.#persist.write(open.bitsPath, 0, open.have.bytes.slice())
+      await this.#persist.flush(open.bitsPath)
+    }
+  }
+}
+
+async function readFrom(file: HeldFile, chunk: number): Promise<Uint8Array | undefined> {
+  const length = file.index.lengths[chunk] ?? 0
+  if (length > MAX_CHUNK_BYTES) return undefined
+  const bytes = await file.disk.read(file.path, file.index.offsets[chunk] ?? 0, length)
+  return bytes !== undefined && isChunk(file.index, chunk, bytes) ? bytes : undefined
+}
+
+/** For chunks whose content occurs more than once in the artifact: all their places. */
+function twinsOf(index: ChunkIndex): Map<number, readonly number[]> {
+  const places = new Map<string, number[]>()
+  for (let at = 0; at < index.count; at += 1) {
+    const hash = chunkHash(index, at)
+    const list = places.get(hash)
+    if (list === undefined) places.set(hash, [at])
+    else list.push(at)
+  }
+  const twins = new Map<number, readonly number[]>()
+  for (const list of places.values()) if (list.length > 1) for (const at of list) twins.set(at, list)
+  return twins
+}

@@ -1,0 +1,106 @@
+import { messageOf } from '../../protocol/errors.ts'
+import type { Release } from '../../protocol/release/description.ts'
+import { releaseBytes } from '../../protocol/release/description.ts'
+import type { SignedPointer } from '../../protocol/release/find-release.ts'
+import type { EventLog } from '../control/event-log.ts'
+import type { ChunkSource } from '../slots/write-release.ts'
+import type { ArtifactStore, HeldFile } from './artifact-store.ts'
+import type { Disk } from './disk.ts'
+import type { ReleaseFetcher } from './release-fetcher.ts'
+
+export type CarrierDeps = {
+  readonly persist: Disk
+  readonly store: ArtifactStore
+  readonly fetcher: ReleaseFetcher
+  readonly chunks: ChunkSource
+  readonly quotaBytes: number
+  readonly log: EventLog
+}
+
+const DIRECTORY = 'carried'
+/** Carried bytes come after everything the device needs for itself. */
+const PRIORITY = 10
+
+/**
+ * Keeps releases of other boards within a quota, so that any robot is a courier for all. Files are named by content;
+ * an artifact that stands in a slot already is not stored again. Newest of each channel only.
+ */
+export class Carrier {
+  readonly #deps: CarrierDeps
+  readonly #carried = new Map<string, { readonly release: Release; readonly files: readonly HeldFile[]; whole: boolean }>()
+  readonly #working = new Set<string>()
+
+  constructor(deps: CarrierDeps) {
+    this.#deps = deps
+  }
+
+  /** Ids of the releases that are here whole. */
+  whole(): readonly string[] {
+    return [...this.#carried].filter(([, entry]) => entry.whole).map(([id]) => id)
+  }
+
+  list(): readonly { readonly release: Release; readonly whole: boolean; readonly percent: number }[] {
+    return [...this.#carried.values()].map(({ release, files, whole }) => {
+      const chunks = files.reduce((sum, file) => sum + file.index.count, 0)
+      const have = files.reduce((sum, file) => sum + file.have.count, 0)
+      return { release, whole, percent: whole ? 100 : chunks === 0 ? 0 : Math.floor((have * 100) / chunks) }
+    })
+  }
+
+  /** The files and blobs that must stay. */
+  keptBlobs(): readonly string[] {
+    return [...this.#carried].flatMap(([id, { release }]) => [id, ...release.description.artifacts.map((artifact) => artifact.index.sha256)])
+  }
+
+  /** Brings what is carried in line with the current releases of other boards and channels. */
+  async follow(pointers: readonly SignedPointer[], signal: AbortSignal): Promise<void> {
+    const wanted = new Set(pointers.map((pointer) => pointer.sha256))
+    for (const [id, entry] of this.#carried) if (!wanted.has(id)) await this.#drop(id, entry.files)
+    for (const pointer of pointers) {
+      if (this.#carried.has(pointer.sha256) || this.#working.has(pointer.sha256)) continue
+      this.#working.add(pointer.sha256)
+      void this.#carry(pointer, signal)
+        .catch((error: unknown) => {
+          if (!signal.aborted) this.#deps.log.add('warn', 'carry-failed', { release: pointer.sha256, error: messageOf(error) })
+          this.#carried.delete(pointer.sha256)
+        })
+        .finally(() => this.#working.delete(pointer.sha256))
+    }
+  }
+
+  async #carry(pointer: SignedPointer, signal: AbortSignal): Promise<void> {
+    const release = await this.#deps.fetcher.description(pointer)
+    const indexes = release === undefined ? undefined : await this.#deps.fetcher.indexes(release)
+    if (release === undefined || indexes === undefined) return // nobody here has it yet; asked again with the next round
+    const used = [...this.#carried.values()].reduce((sum, entry) => sum + releaseBytes(entry.release.description), 0)
+    if (used + releaseBytes(release.description) > this.#deps.quotaBytes) {
+      this.#deps.log.add('info', 'carry-refused', { release: release.id, reason: 'over the quota (carryMiB)' })
+      return
+    }
+    const files: HeldFile[] = []
+    const entry = { release, files, whole: false }
+    this.#carried.set(release.id, entry)
+    for (const artifact of release.description.artifacts) {
+      const index = indexes.get(artifact.index.sha256)
+      if (index === undefined) continue
+      if (this.#deps.store.files(index.id).some((file) => !file.writable && file.have.complete)) continue
+      const file = await this.#deps.store.begin(index, this.#deps.persist, `${DIRECTORY}/${artifact.sha256}`)
+      files.push(file)
+      this.#deps.chunks.foundLocally(await this.#deps.store.fillFromDevice(file))
+      this.#deps.chunks.want(index, this.#deps.store.holds(index), PRIORITY)
+    }
+    await Promise.all(files.map((file) => this.#deps.chunks.completed(file, signal)))
+    entry.whole = true
+    this.#deps.log.add('info', 'carried', { release: release.id, board: release.description.board, version: release.description.version })
+  }
+
+  async #drop(id: string, files: readonly HeldFile[]): Promise<void> {
+    this.#carried.delete(id)
+    const shared = new Set([...this.#carried.values()].flatMap((entry) => entry.files.map((file) => file.path)))
+    for (const file of files) {
+      if (shared.has(file.path)) continue
+      await this.#deps.store.drop(file)
+      await this.#deps.persist.remove(file.path)
+    }
+  }
+}

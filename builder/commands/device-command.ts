@@ -1,0 +1,51 @@
+import { Command } from 'commander'
+import { readFileSync } from 'node:fs'
+import { stringify } from 'yaml'
+import { FlotillaError, messageOf } from '../../protocol/errors.ts'
+import { createDeviceTree, enrol } from '../release/create-device.ts'
+import { Repository } from '../release/repository.ts'
+import { firstCa, repoOption } from './fleet-commands.ts'
+import { askPassphrase } from './passphrase.ts'
+
+/** `flotilla device`: enrol devices and lay out what they start from. */
+export function deviceCommand(): Command {
+  const create = new Command('create')
+    .description('enrol a device and lay out its boot area and persist directory (family: directory)')
+    .argument('<dir>', 'where; must not exist')
+    .argument('<release>', 'the release it starts with')
+    .addOption(repoOption())
+    .requiredOption('--name <name>', 'name of the device')
+    .option('--config <file>', 'its agent.yaml (default: one that fits the directory)')
+    .option('--no-courier', 'do not carry releases of other boards')
+    .action(async (directory: string, releaseName: string, options: { repo: string; name: string; config?: string; courier: boolean }) => {
+      const repository = Repository.open(options.repo)
+      const release = repository.findRelease(releaseName)
+      const { board } = release.description
+      const ca = firstCa(repository, await askPassphrase('the CA key'))
+      const enrolment = enrol(repository, ca, { name: options.name, board, capabilities: options.courier ? ['sync', 'serve', 'courier'] : ['sync', 'serve'] })
+      createDeviceTree(repository, release, enrolment, directory, options.config === undefined ? defaultConfig(directory, release.description) : read(options.config))
+      process.stdout.write(`${enrolment.id}\n`)
+      process.stderr.write(`device ${options.name} (${board}) in ${directory}, starts with ${release.description.version}\n`)
+    })
+  return new Command('device').description('enrol devices').addCommand(create)
+}
+
+function defaultConfig(directory: string, release: { board: string; channel: string }): string {
+  return stringify({
+    channel: release.channel,
+    hardware: release.board,
+    boot: `${directory}/boot`,
+    persist: `${directory}/persist`,
+    socket: `${directory}/run/agent.sock`,
+    holdFile: `${directory}/run/hold`,
+    healthDirectory: `${directory}/run/rootfs/etc/flotilla/health`,
+  })
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (cause) {
+    throw new FlotillaError('BAD_INPUT', `read ${path}: ${messageOf(cause)}`, { cause })
+  }
+}

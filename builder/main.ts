@@ -1,0 +1,16 @@
+import { Command } from 'commander'
+import { runCommandLine } from '../protocol/terminal/run-command.ts'
+import { deviceCommand } from './commands/device-command.ts'
+import { fleetCommand } from './commands/fleet-commands.ts'
+import { keysCommand } from './commands/keys-commands.ts'
+import { releaseCommand } from './commands/release-commands.ts'
+import { seedCommand } from './commands/seed-command.ts'
+
+const program = new Command('flotilla')
+  .description('Flotilla on a workstation: make releases, hand them to one device, watch the fleet')
+  .addCommand(fleetCommand())
+  .addCommand(keysCommand())
+  .addCommand(releaseCommand())
+  .addCommand(deviceCommand())
+  .addCommand(seedCommand())
+await runCommandLine(program, process.argv)

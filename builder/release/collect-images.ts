@@ -1,0 +1,52 @@
+import { readdirSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { FlotillaError, messageOf } from '../../protocol/errors.ts'
+import type { ArtifactKind } from '../../protocol/release/description.ts'
+
+/** A file of an image directory and what it is for. */
+export type CollectedImage = { readonly name: string; readonly kind: ArtifactKind; readonly path: string }
+
+const RULES: readonly (readonly [RegExp, ArtifactKind])[] = [
+  [/^rootfs\.squashfs$/, 'rootfs'],
+  [/^modules\.squashfs$/, 'modules'],
+  [/^(Image|zImage|bzImage|uImage|vmlinux|vmlinuz|kernel)([._-].*)?$/, 'kernel'],
+  [/^(initrd|initramfs)([._-].*)?$/, 'initramfs'],
+  [/\.dtbo?$/, 'dtb'],
+  [/^containers\/[^/]+\.tar(\.(gz|zst))?$/, 'container-image'],
+  [/^skiff-core\.ya?ml$/, 'skiff-core'],
+]
+
+/**
+ * What a build left in a directory, sorted by name: Buildroot's `images/` or any other. The kind follows from the
+ * name; whatever is not known is a boot file.
+ * @throws FlotillaError BAD_INPUT without a kernel or root file system, or for something that is not a plain file
+ */
+export function collectImages(directory: string): readonly CollectedImage[] {
+  const images = walk(directory, '').map((name) => ({ name, kind: kindOf(name), path: join(directory, name) }))
+  for (const kind of ['kernel', 'rootfs'] as const) {
+    if (!images.some((image) => image.kind === kind)) {
+      throw new FlotillaError('BAD_INPUT', `collect images in ${directory}: no ${kind} is there (${kind === 'rootfs' ? 'rootfs.squashfs' : 'Image, zImage, bzImage or vmlinuz'}); is it the directory that the build left its images in?`)
+    }
+  }
+  return images
+}
+
+function walk(root: string, prefix: string): string[] {
+  let names: string[]
+  try {
+    names = readdirSync(join(root, prefix)).sort()
+  } catch (cause) {
+    throw new FlotillaError('BAD_INPUT', `collect images in ${root}: ${messageOf(cause)}`, { cause })
+  }
+  return names.flatMap((name) => {
+    const path = prefix === '' ? name : `${prefix}/${name}`
+    const info = statSync(join(root, path))
+    if (info.isDirectory()) return walk(root, path)
+    if (!info.isFile()) throw new FlotillaError('BAD_INPUT', `collect images: ${path} is neither a file nor a directory`)
+    return [path]
+  })
+}
+
+function kindOf(name: string): ArtifactKind {
+  return RULES.find(([pattern]) => pattern.test(name))?.[1] ?? 'boot'
+}

@@ -1,0 +1,100 @@
+/** Where a peer may be found. Address: a multiaddr without the peer id, such as `/ip4/10.0.0.7/tcp/4848`. */
+export type KnownPeer = { readonly id: string; readonly addresses: readonly string[] }
+
+type Entry = { addresses: string[]; failures: number; nextMs: number; dialing: boolean; lastHeardMs: number }
+
+export type DialerOptions = {
+  readonly selfId: string
+  readonly dial: (id: string, addresses: readonly string[]) => Promise<void>
+  readonly isConnected: (id: string) => boolean
+  readonly random: () => number
+  readonly nowMs: () => number
+}
+
+const MAX_PEERS = 1_024
+const MAX_ADDRESSES = 8
+const PARALLEL_DIALS = 8
+const MAX_BACKOFF_MS = 30_000
+/** Both sides hear of each other at once: the larger id waits this long, so that there is one connection and not two. */
+const POLITE_WAIT_MS = 3_000
+
+/**
+ * Keeps trying to reach every known peer. libp2p dials nobody by itself and its reconnect queue gives up
+ * (facts/libp2p.md 1.5). A peer that is heard again is dialled at once, whatever failed before.
+ */
+export class Dialer {
+  readonly #options: DialerOptions
+  readonly #peers = new Map<string, Entry>()
+
+  constructor(options: DialerOptions) {
+    this.#options = options
+  }
+
+  /** Notes addresses of a peer. @param live - it was just heard from, so waiting makes no sense */
+  learn(id: string, addresses: readonly string[], live: boolean): void {
+    if (id === this.#options.selfId || addresses.length === 0) return
+    const nowMs = this.#options.nowMs()
+    let entry = this.#peers.get(id)
+    if (entry === undefined) {
+      if (this.#peers.size >= MAX_PEERS && !this.#dropOne()) return
+      const polite = this.#options.selfId > id ? POLITE_WAIT_MS : 0
+      entry = { addresses: [], failures: 0, nextMs: nowMs + polite, dialing: false, lastHeardMs: nowMs }
+      this.#peers.set(id, entry)
+    }
+    entry.addresses = [...new Set([...addresses, ...entry.addresses])].slice(0, MAX_ADDRESSES)
+    if (!live) return
+    entry.lastHeardMs = nowMs
+    if (entry.failures > 0) {
+      entry.failures = 0
+      entry.nextMs = nowMs + (this.#options.selfId > id ? POLITE_WAIT_MS : 0)
+    }
+  }
+
+  #dropOne(): boolean {
+    let oldest: [string, number] | undefined
+    for (const [id, entry] of this.#peers) {
+      if (!this.#options.isConnected(id) && (oldest === undefined || entry.lastHeardMs < oldest[1])) oldest = [id, entry.lastHeardMs]
+    }
+    return oldest !== undefined && this.#peers.delete(oldest[0])
+  }
+
+  /** A connection was lost: try soon, the peer may only have moved. */
+  lost(id: string): void {
+    const entry = this.#peers.get(id)
+    if (entry !== undefined) entry.nextMs = this.#options.nowMs() + this.#options.random() * 2_000
+  }
+
+  forget(id: string): void {
+    this.#peers.delete(id)
+  }
+
+  /** Starts the dials that are due; call about once a second. */
+  tick(): void {
+    const nowMs = this.#options.nowMs()
+    let dialing = [...this.#peers.values()].filter((entry) => entry.dialing).length
+    for (const [id, entry] of this.#peers) {
+      if (entry.dialing || entry.nextMs > nowMs || this.#options.isConnected(id)) continue
+      if (dialing >= PARALLEL_DIALS) return
+      dialing += 1
+      entry.dialing = true
+      this.#options
+        .dial(id, entry.addresses)
+        .then(() => {
+          entry.failures = 0
+        })
+        .catch(() => {
+          entry.failures += 1
+        })
+        .finally(() => {
+          entry.dialing = false
+          const backoff = Math.min(MAX_BACKOFF_MS, 1_000 * 2 ** Math.min(entry.failures, 5))
+          entry.nextMs = this.#options.nowMs() + backoff * (0.5 + this.#options.random() * 0.5)
+        })
+    }
+  }
+
+  /** What is worth remembering over a restart and telling others. */
+  known(): readonly KnownPeer[] {
+    return [...this.#peers].map(([id, entry]) => ({ id, addresses: entry.addresses }))
+  }
+}

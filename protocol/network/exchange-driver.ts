@@ -1,0 +1,293 @@
+import type { Stream } from '@libp2p/interface'
+import { createHash } from 'node:crypto'
+import { type ChunkIndex, MAX_CHUNK_BYTES } from '../chunks/chunk-index.ts'
+import { FlotillaError, messageOf } from '../errors.ts'
+import type { Bitmap } from '../exchange/bitmap.ts'
+import { type ExchangeEffect, ExchangeEngine, type ExchangeInput } from '../exchange/engine.ts'
+import { encodeExchangeMessage, type ExchangeMessage, MAX_EXCHANGE_FRAME, parseExchangeMessage } from '../exchange/messages.ts'
+import type { FleetNode } from './fleet-node.ts'
+import { FrameStream } from './frame-stream.ts'
+
+/** The bulk protocol: questions and answers of the exchange engine. */
+export const EXCHANGE_PROTOCOL = '/flotilla/exchange/1'
+
+/** Where chunks and blobs are read from and kept: the agent's slots and partial files, or the operator's repository. */
+export type ChunkStore = {
+  /** Reads a chunk and checks it; undefined when what is there is not the chunk (rot). */
+  readonly readChunk: (artifact: string, chunk: number) => Promise<Uint8Array | undefined>
+  /** Checks a payload and keeps it. `bad` = not the chunk; numbers = all chunks that it completed. */
+  readonly storeChunk: (artifact: string, chunk: number, payload: Uint8Array) => Promise<'bad' | readonly StoredChunk[]>
+  /** A small file by hash (description, index, policy), or undefined. */
+  readonly readBlob: (sha256: string) => Promise<Uint8Array | undefined>
+}
+export type StoredChunk = { readonly artifact: string; readonly chunk: number }
+
+export type ExchangeEvents = {
+  readonly complete: (artifact: string) => void
+  readonly fetched: (bytes: number, from: string) => void
+  readonly served: (bytes: number, to: string) => void
+  /** The store failed (disk full, read-only): the driver has stopped asking for the artifact. */
+  readonly storeFailed: (artifact: string, error: unknown) => void
+  readonly rotten: (artifact: string, chunk: number) => void
+}
+
+type BlobRequest = { readonly sha256: string; readonly maxBytes: number; resolve: (bytes: Uint8Array | undefined) => void }
+
+/**
+ * Connects the exchange engine with streams and a store. Each side opens one stream for its own questions; answers
+ * come back on it, so that questions never wait behind data that flows the other way.
+ */
+export class ExchangeDriver {
+  readonly #engine = new ExchangeEngine(Math.random)
+  readonly #node: FleetNode
+  readonly #store: ChunkStore
+  readonly #events: ExchangeEvents
+  /** Streams we opened: we ask. */
+  readonly #asking = new Map<string, FrameStream>()
+  /** Streams the peer opened: we answer. */
+  readonly #answering = new Map<string, FrameStream>()
+  readonly #blobs = new Map<string, BlobRequest[]>()
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(node: FleetNode, store: ChunkStore, events: ExchangeEvents) {
+    this.#node = node
+    this.#store = store
+    this.#events = events
+  }
+
+  async start(): Promise<void> {
+    await this.#node.handle(EXCHANGE_PROTOCOL, (stream, peer) => this.#answer(stream, peer))
+    this.#timer = setInterval(() => this.#apply({ type: 'tick' }), 250)
+    this.#timer.unref()
+  }
+
+  stop(): void {
+    clearInterval(this.#timer)
+  }
+
+  memberJoined(peer: string): void {
+    this.#apply({ type: 'peer-joined', peer })
+    void this.#openAsking(peer)
+  }
+
+  memberGone(peer: string): void {
+    this.#asking.delete(peer)
+    this.#answering.delete(peer)
+    this.#apply({ type: 'peer-left', peer })
+    this.#failBlobs(peer)
+  }
+
+  want(index: ChunkIndex, have: Bitmap, priority: number): void {
+    this.#apply({ type: 'want-artifact', index, have, priority })
+  }
+
+  offer(index: ChunkIndex, have: Bitmap): void {
+    this.#apply({ type: 'offer-artifact', index, have })
+  }
+
+  forget(artifact: string): void {
+    this.#apply({ type: 'forget-artifact', artifact })
+  }
+
+  /** Chunks that were found on this device. */
+  foundLocally(stored: readonly StoredChunk[]): void {
+    for (const { artifact, chunk } of stored) this.#apply({ type: 'chunk-stored', artifact, chunk, from: undefined })
+  }
+
+  /** A chunk that was thought to be here is not: it is asked for again when its artifact is wanted. */
+  lost(artifact: string, chunk: number): void {
+    this.#apply({ type: 'chunk-rotten', artifact, chunk })
+  }
+
+  progress(artifact: string) {
+    return this.#engine.progress(artifact)
+  }
+
+  /**
+   * Gets a small file by hash from whichever member has it, one after another.
+   * @returns undefined when nobody connected has it now
+   */
+  async fetchBlob(sha256: string, maxBytes: number): Promise<Uint8Array | undefined> {
+    for (const peer of this.#node.members().map((member) => member.id)) {
+      const bytes = await this.#fetchBlobFrom(peer, sha256, maxBytes)
+      if (bytes !== undefined) return bytes
+    }
+    return undefined
+  }
+
+  #fetchBlobFrom(peer: string, sha256: string, maxBytes: number): Promise<Uint8Array | undefined> {
+    const frames = this.#asking.get(peer)
+    if (frames === undefined || frames.closed) return Promise.resolve(undefined)
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => request.resolve(undefined), 15_000)
+      const request: BlobRequest = {
+        sha256,
+        maxBytes,
+        resolve: (bytes) => {
+          clearTimeout(timer)
+          this.#blobs.set(peer, (this.#blobs.get(peer) ?? []).filter((other) => other !== request))
+          resolve(bytes)
+        },
+      }
+      this.#blobs.set(peer, [...(this.#blobs.get(peer) ?? []), request])
+      frames.send(encodeExchangeMessage({ type: 'fetch', sha256, maxBytes }))
+    })
+  }
+
+  #failBlobs(peer: string): void {
+    for (const request of this.#blobs.get(peer) ?? []) request.resolve(undefined)
+    this.#blobs.delete(peer)
+  }
+
+  async #openAsking(peer: string): Promise<void> {
+    if (this.#asking.get(peer)?.closed === false) return
+    let stream: Stream
+    try {
+      stream = await this.#node.open(peer, EXCHANGE_PROTOCOL)
+    } catch {
+      if (this.#node.isMember(peer)) setTimeout(() => void this.#openAsking(peer), 1_000).unref()
+      return
+    }
+    const frames = new FrameStream(stream, { maxFrameBytes: (type) => this.#answerLimit(peer, type) })
+    this.#asking.set(peer, frames)
+    frames.onFrame = (frame) => this.#receive(peer, frame)
+    frames.onClose = (error) => {
+      if (this.#asking.get(peer) !== frames) return
+      this.#asking.delete(peer)
+      this.#apply({ type: 'peer-joined', peer }) // ends what was asked on the lost stream
+      this.#failBlobs(peer)
+      if (error instanceof FlotillaError && error.code === 'BAD_FRAME') this.#node.ban(peer, 'BAD_FRAME', error.message)
+      else if (this.#node.isMember(peer)) setTimeout(() => void this.#openAsking(peer), 500).unref()
+    }
+    this.#apply({ type: 'peer-joined', peer })
+  }
+
+  // Types: 8 chunk, 10 blob (only as long as one is asked for), 5 have.
+  #answerLimit(peer: string, type: number): number {
+    if (type === 10) return Math.min(MAX_EXCHANGE_FRAME, 33 + Math.max(0, ...(this.#blobs.get(peer) ?? []).map((request) => request.maxBytes)))
+    return type === 8 ? MAX_CHUNK_BYTES + 64 : 65_536
+  }
+
+  #receive(peer: string, frame: Uint8Array): void {
+    const message = this.#parse(peer, frame)
+    if (message === undefined) return
+    switch (message.type) {
+      case 'have':
+      case 'gained':
+      case 'lost':
+      case 'chunk':
+      case 'reject':
+        this.#apply({ type: 'message', peer, message })
+        break
+      case 'blob': {
+        const request = (this.#blobs.get(peer) ?? []).find((other) => other.sha256 === message.sha256)
+        const found = createHash('sha256').update(message.payload).digest('hex')
+        if (request === undefined || found !== message.sha256 || message.payload.length > request.maxBytes) {
+          this.#node.ban(peer, 'BAD_BLOB', 'sent a file that was not asked for or is not what it should be')
+          request?.resolve(undefined)
+        } else request.resolve(message.payload)
+        break
+      }
+      case 'no-blob':
+        for (const request of this.#blobs.get(peer) ?? []) if (request.sha256 === message.sha256) request.resolve(undefined)
+        break
+      default:
+        this.#node.ban(peer, 'BAD_FRAME', `asked (${message.type}) on a stream that is for answers`)
+    }
+  }
+
+  #answer(stream: Stream, peer: string): void {
+    const frames = new FrameStream(stream, { maxFrameBytes: () => 4_096 })
+    this.#answering.set(peer, frames)
+    frames.onFrame = (frame) => {
+      const message = this.#parse(peer, frame)
+      if (message === undefined) return
+      switch (message.type) {
+        case 'ask':
+        case 'want':
+        case 'cancel':
+          this.#apply({ type: 'message', peer, message })
+          break
+        case 'fetch':
+          void this.#sendBlob(frames, message.sha256, message.maxBytes)
+          break
+        default:
+          this.#node.ban(peer, 'BAD_FRAME', `answered (${message.type}) on a stream that is for questions`)
+      }
+    }
+    frames.onClose = () => {
+      if (this.#answering.get(peer) === frames) this.#answering.delete(peer)
+    }
+  }
+
+  async #sendBlob(frames: FrameStream, sha256: string, maxBytes: number): Promise<void> {
+    const payload = await this.#store.readBlob(sha256).catch(() => undefined)
+    const fits = payload !== undefined && payload.length <= maxBytes
+    frames.send(encodeExchangeMessage(fits ? { type: 'blob', sha256, payload } : { type: 'no-blob', sha256 }))
+  }
+
+  #parse(peer: string, frame: Uint8Array): ExchangeMessage | undefined {
+    try {
+      return parseExchangeMessage(frame)
+    } catch (error) {
+      this.#node.ban(peer, 'BAD_FRAME', messageOf(error))
+      return undefined
+    }
+  }
+
+  #apply(input: ExchangeInput): void {
+    for (const effect of this.#engine.step(input, performance.now())) this.#run(effect)
+  }
+
+  #run(effect: ExchangeEffect): void {
+    switch (effect.type) {
+      case 'send':
+        this.#sendTo(effect.peer, effect.message)
+        break
+      case 'serve':
+        void this.#serve(effect.peer, effect.artifact, effect.chunk)
+        break
+      case 'store':
+        void this.#keep(effect.from, effect.artifact, effect.chunk, effect.payload)
+        break
+      case 'complete':
+        this.#events.complete(effect.artifact)
+        break
+      case 'ban':
+        this.#node.ban(effect.peer, effect.reason, 'by the rules of the exchange')
+        break
+    }
+  }
+
+  #sendTo(peer: string, message: ExchangeMessage): void {
+    const asks = message.type === 'ask' || message.type === 'want' || message.type === 'cancel'
+    const frames = asks ? this.#asking.get(peer) : this.#answering.get(peer)
+    frames?.send(encodeExchangeMessage(message))
+  }
+
+  async #serve(peer: string, artifact: string, chunk: number): Promise<void> {
+    const payload = await this.#store.readChunk(artifact, chunk).catch(() => undefined)
+    const frames = this.#answering.get(peer)
+    if (payload === undefined) {
+      this.#apply({ type: 'chunk-rotten', artifact, chunk })
+      this.#events.rotten(artifact, chunk)
+      frames?.send(encodeExchangeMessage({ type: 'reject', artifact, chunk, code: 'gone' }))
+    } else if (frames !== undefined) {
+      if (!frames.send(encodeExchangeMessage({ type: 'chunk', artifact, chunk, payload }))) await frames.drained()
+      this.#events.served(payload.length, peer)
+    }
+    this.#apply({ type: 'sent', peer })
+  }
+
+  async #keep(from: string, artifact: string, chunk: number, payload: Uint8Array): Promise<void> {
+    try {
+      const stored = await this.#store.storeChunk(artifact, chunk, payload)
+      if (stored === 'bad') return this.#apply({ type: 'chunk-bad', artifact, chunk, from })
+      this.#events.fetched(payload.length, from)
+      for (const one of stored) this.#apply({ type: 'chunk-stored', ...one, from })
+    } catch (error) {
+      this.#apply({ type: 'forget-artifact', artifact })
+      this.#events.storeFailed(artifact, error)
+    }
+  }
+}

@@ -1,0 +1,452 @@
+import { noise } from '@chainsafe/libp2p-noise'
+import { gossipsub, type GossipSub, TopicValidatorResult } from '@libp2p/gossipsub'
+import { identify, type Identify } from '@libp2p/identify'
+import type { Connection, PeerId, Stream } from '@libp2p/interface'
+import { peerIdFromString } from '@libp2p/peer-id'
+import { ping, type Ping } from '@libp2p/ping'
+import { tcp } from '@libp2p/tcp'
+import { yamux } from '@libp2p/yamux'
+import { multiaddr } from '@multiformats/multiaddr'
+import { createLibp2p, type Libp2p } from 'libp2p'
+import { FlotillaError, isFlotillaError, messageOf } from '../errors.ts'
+import { admit, type Certificate, parseCertificate } from '../membership/certificate.ts'
+import type { FleetPolicy } from '../membership/fleet-policy.ts'
+import { Dialer, type KnownPeer } from './dialer.ts'
+import { Announcer } from './discovery/announcer.ts'
+import { FrameStream } from './frame-stream.ts'
+import { gateHandler, type MemberGate, withGatedRegistrar } from './gated-registrar.ts'
+import { encodeHello, type Hello, MAX_HELLO_BYTES, parseHello, type TrustVersions } from './hello.ts'
+import type { Identity } from './identity.ts'
+
+/** A peer that has shown a valid certificate on a live connection. */
+export type Member = { readonly id: string; readonly certificate: Certificate; readonly trust: TrustVersions; readonly address: string }
+
+/** What the rest of the program hears from the network. */
+export type FleetNodeEvents = {
+  readonly member: (member: Member) => void
+  readonly memberGone: (id: string) => void
+  readonly refused: (id: string, code: string, why: string) => void
+  /** A gossip message from a member; true when it was new and good, so that it is passed on. */
+  readonly gossip: (topic: string, data: Uint8Array, from: string) => 'accept' | 'ignore' | 'reject'
+}
+
+export type FleetNodeOptions = {
+  readonly identity: Identity
+  readonly certificate: Uint8Array
+  readonly name: string
+  readonly fleet: string
+  readonly policy: () => FleetPolicy
+  readonly trust: () => TrustVersions
+  /** A peer that this node cannot admit is ahead in trust metadata: try to get it, then judge again. */
+  readonly refreshTrust: (open: (protocol: string) => Promise<Stream>) => Promise<void>
+  readonly port: number
+  /** Listen and announce only on these interfaces' addresses; on all when empty. */
+  readonly listenHosts: readonly string[]
+  readonly interfaces: readonly string[]
+  readonly discovery: boolean
+  readonly staticPeers: readonly string[]
+  readonly remembered: readonly KnownPeer[]
+  readonly events: FleetNodeEvents
+}
+
+type Services = { identify: Identify; ping: Ping; pubsub: GossipSub }
+const HELLO = '/flotilla/hello/1'
+const HELLO_TIMEOUT_MS = 5_000
+const BAN_MS = 600_000
+/** Gossip topics; anything else is refused by gossipsub itself. */
+export const TOPICS = { records: 'flotilla/records/1', announce: 'flotilla/announce/1' } as const
+
+/**
+ * libp2p as Flotilla uses it: TCP, Noise, Yamux, gossipsub behind a gate that opens only to members of the fleet.
+ * Options follow facts/libp2p.md 1.3–1.5: small windows, no trust in pauses, own dialling, no colocation score.
+ */
+export class FleetNode {
+  readonly #options: FleetNodeOptions
+  readonly #node: Libp2p<Services>
+  readonly #members = new Map<string, Member>()
+  readonly #banned = new Map<string, number>()
+  readonly #waiting = new Map<string, ((member: boolean) => void)[]>()
+  readonly #memberListeners: readonly ((peer: PeerId, connection: Connection) => void)[]
+  readonly #dialer: Dialer
+  readonly #announcer: Announcer | undefined
+  #timer: NodeJS.Timeout | undefined
+
+  private constructor(
+    options: FleetNodeOptions,
+    node: Libp2p<Services>,
+    memberListeners: readonly ((peer: PeerId, connection: Connection) => void)[],
+  ) {
+    this.#options = options
+    this.#memberListeners = memberListeners
+    this.#node = node
+    this.#dialer = new Dialer({
+      selfId: options.identity.id,
+      dial: (id, addresses) => this.#dial(id, addresses),
+      isConnected: (id) => this.#members.has(id),
+      random: Math.random,
+      nowMs: () => performance.now(),
+    })
+    this.#announcer = options.discovery
+      ? new Announcer({
+          id: options.identity.id,
+          name: options.name,
+          fleet: options.fleet,
+          announce: true,
+          port: (family) => this.port(family),
+          interfaces: options.interfaces,
+          onHeard: (ad) => this.#dialer.learn(ad.id, ad.addresses.map((address) => toMultiaddr(address, ad.port)), true),
+          random: Math.random,
+        })
+      : undefined
+  }
+
+  /** Builds and starts a node. @throws FlotillaError UNREACHABLE when no address can be listened on */
+  static async start(options: FleetNodeOptions): Promise<FleetNode> {
+    let self: FleetNode | undefined
+    const listeners: ((peer: PeerId, connection: Connection) => void)[] = []
+    const gate: MemberGate = {
+      isMember: (peer) => self?.isMember(peer) ?? false,
+      waitForMember: (peer) => self?.waitForMember(peer) ?? Promise.resolve(false),
+      onMember: (listener) => listeners.push(listener),
+    }
+    self = new FleetNode(options, await buildLibp2p(options, gate, () => self), listeners)
+    await self.#start()
+    return self
+  }
+
+  async #start(): Promise<void> {
+    const node = this.#node
+    await node.handle(HELLO, (stream, connection) => this.#answerHello(stream, connection), { maxInboundStreams: 4 })
+    node.addEventListener('connection:open', (event) => void this.#connectionOpened(event.detail))
+    node.addEventListener('peer:disconnect', (event) => this.#disconnected(event.detail.toString()))
+    for (const topic of Object.values(TOPICS)) {
+      node.services.pubsub.topicValidators.set(topic, (from, message) => {
+        if (!this.isMember(from.toString())) return TopicValidatorResult.Reject
+        const verdict = this.#options.events.gossip(topic, message.data, from.toString())
+        return TopicValidatorResult[verdict === 'accept' ? 'Accept' : verdict === 'ignore' ? 'Ignore' : 'Reject']
+      })
+    }
+    await node.start()
+    for (const topic of Object.values(TOPICS)) node.services.pubsub.subscribe(topic)
+    if (node.getMultiaddrs().length === 0 && this.port(4) === 0 && this.port(6) === 0) {
+      await node.stop()
+      throw new FlotillaError('UNREACHABLE', `listen on port ${this.#options.port}: no address could be bound; is it in use?`)
+    }
+    for (const peer of this.#options.remembered) this.#dialer.learn(peer.id, peer.addresses, false)
+    this.#announcer?.start()
+    this.#timer = setInterval(() => this.#tick(), 500)
+    this.#tick()
+  }
+
+  #tick(): void {
+    this.#dialer.tick()
+    for (const address of this.#options.staticPeers) {
+      const connected = [...this.#members.values()].some((member) => member.address === address || this.#staticIds.get(address) === member.id)
+      const due = (this.#staticNextMs.get(address) ?? 0) <= performance.now()
+      if (!connected && due) {
+        this.#staticNextMs.set(address, performance.now() + 3_000 + Math.random() * 2_000)
+        this.#node
+          .dial(multiaddr(address), { signal: AbortSignal.timeout(10_000) })
+          .then((connection) => this.#staticIds.set(address, connection.remotePeer.toString()))
+          .catch(() => {}) // out of reach now; tried again
+      }
+    }
+  }
+  readonly #staticNextMs = new Map<string, number>()
+  readonly #staticIds = new Map<string, string>()
+
+  get id(): string {
+    return this.#options.identity.id
+  }
+
+  /** The TCP port it listens on, 0 when it does not listen in that family. */
+  port(family: 4 | 6): number {
+    for (const address of this.#listenAddresses()) {
+      const match = new RegExp(`^/ip${family}/.*/tcp/(\\d+)`).exec(address)
+      if (match?.[1] !== undefined) return Number(match[1])
+    }
+    return 0
+  }
+
+  #listenAddresses(): string[] {
+    return this.#node.getMultiaddrs().map((address) => address.toString())
+  }
+
+  /** Addresses worth telling others: no loopback unless that is all there is, no peer id at the end. */
+  addresses(): readonly string[] {
+    const all = this.#listenAddresses().map((address) => address.replace(/\/p2p\/.*$/, ''))
+    const outside = all.filter((address) => !/^\/ip4\/127\.|^\/ip6\/::1\//.test(address))
+    return (outside.length > 0 ? outside : all).slice(0, 8)
+  }
+
+  members(): readonly Member[] {
+    return [...this.#members.values()]
+  }
+
+  isMember(id: string): boolean {
+    return this.#members.has(id)
+  }
+
+  /** True once the peer is a member, false when its hello failed or took too long. */
+  waitForMember(id: string): Promise<boolean> {
+    if (this.#members.has(id)) return Promise.resolve(true)
+    return new Promise((resolve) => {
+      const list = this.#waiting.get(id) ?? []
+      if (list.length >= 16) return resolve(false)
+      this.#waiting.set(id, [...list, resolve])
+      setTimeout(() => resolve(this.#members.has(id)), HELLO_TIMEOUT_MS).unref()
+    })
+  }
+
+  /** Addresses of a peer that was heard of in another way. */
+  learn(peer: KnownPeer): void {
+    this.#dialer.learn(peer.id, peer.addresses, false)
+  }
+
+  known(): readonly KnownPeer[] {
+    return this.#dialer.known()
+  }
+
+  /** Dials an address or a known device and waits until it is a member. @throws FlotillaError UNREACHABLE, NOT_A_MEMBER */
+  async reach(address: string, timeoutMs = 15_000): Promise<Member> {
+    const signal = AbortSignal.timeout(timeoutMs)
+    let connection: Connection
+    try {
+      connection = await this.#node.dial(multiaddr(address), { signal })
+    } catch (cause) {
+      throw new FlotillaError('UNREACHABLE', `connect to ${address}: ${messageOf(cause)}`, { cause })
+    }
+    const id = connection.remotePeer.toString()
+    if (await this.waitForMember(id)) {
+      const member = this.#members.get(id)
+      if (member !== undefined) return member
+    }
+    throw new FlotillaError('NOT_A_MEMBER', `connect to ${address}: it did not take this operator's certificate, or showed none that this fleet accepts`)
+  }
+
+  /** Opens a stream to a member. @throws FlotillaError UNREACHABLE */
+  async open(id: string, protocol: string): Promise<Stream> {
+    if (!this.#members.has(id)) throw new FlotillaError('UNREACHABLE', `open ${protocol}: ${id} is not connected`)
+    return this.#openRaw(id, protocol)
+  }
+
+  async #openRaw(id: string, protocol: string): Promise<Stream> {
+    try {
+      return await this.#node.dialProtocol(peerIdFromString(id), protocol, { signal: AbortSignal.timeout(10_000) })
+    } catch (cause) {
+      throw new FlotillaError('UNREACHABLE', `open ${protocol} to ${id}: ${messageOf(cause)}`, { cause })
+    }
+  }
+
+  /** Serves a protocol to members. */
+  async handle(protocol: string, handler: (stream: Stream, peer: string) => void | Promise<void>): Promise<void> {
+    const gate: MemberGate = {
+      isMember: (peer) => this.isMember(peer),
+      waitForMember: (peer) => this.waitForMember(peer),
+      onMember: () => {},
+    }
+    await this.#node.handle(protocol, gateHandler((stream, connection) => handler(stream, connection.remotePeer.toString()), gate), {
+      maxInboundStreams: 64,
+      maxOutboundStreams: 64,
+    })
+  }
+
+  async publish(topic: string, data: Uint8Array): Promise<void> {
+    try {
+      await this.#node.services.pubsub.publish(topic, data)
+    } catch (error) {
+      // Gossip is a wake-up call: digests on the next connection carry the same. Only a stopped node ends up here.
+      if (this.#node.status === 'started') this.#options.events.refused(this.id, 'BUSY', messageOf(error))
+    }
+  }
+
+  /** Drops a peer and refuses it for ten minutes. */
+  ban(id: string, code: string, why: string): void {
+    this.#banned.set(id, performance.now() + BAN_MS)
+    if (this.#banned.size > 1_000) this.#banned.delete(this.#banned.keys().next().value ?? '')
+    this.#options.events.refused(id, code, why)
+    this.#hangUp(id)
+  }
+
+  isBanned(id: string): boolean {
+    return (this.#banned.get(id) ?? 0) > performance.now()
+  }
+
+  /** Judges all members again after the policy changed. */
+  recheck(): void {
+    for (const member of [...this.#members.values()]) {
+      if (this.#options.policy().revoked.includes(member.id) || member.certificate.epoch < this.#options.policy().minEpoch) {
+        this.#options.events.refused(member.id, 'REVOKED', 'revoked by the new policy')
+        this.#hangUp(member.id)
+      }
+    }
+  }
+
+  #hangUp(id: string): void {
+    this.#disconnected(id)
+    void this.#node.hangUp(peerIdFromString(id)).catch(() => {}) // it is going away in any case
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#timer)
+    this.#announcer?.stop()
+    await this.#node.stop()
+  }
+
+  async #dial(id: string, addresses: readonly string[]): Promise<void> {
+    if (this.isBanned(id)) throw new FlotillaError('UNREACHABLE', 'banned')
+    await this.#node.dial(addresses.map((address) => multiaddr(`${address}/p2p/${id}`)), { signal: AbortSignal.timeout(8_000) })
+    if (!(await this.waitForMember(id))) throw new FlotillaError('NOT_A_MEMBER', id)
+  }
+
+  async #connectionOpened(connection: Connection): Promise<void> {
+    const id = connection.remotePeer.toString()
+    if (this.isBanned(id)) return connection.abort(new Error('banned'))
+    if (connection.direction === 'inbound') {
+      if (!(await this.waitForMember(id))) connection.abort(new Error('no hello'))
+      return
+    }
+    try {
+      const stream = await connection.newStream(HELLO, { signal: AbortSignal.timeout(HELLO_TIMEOUT_MS) })
+      const frames = new FrameStream(stream, { maxFrameBytes: () => MAX_HELLO_BYTES })
+      frames.send(encodeHello(this.#hello()))
+      const hello = parseHello(await frames.next(HELLO_TIMEOUT_MS))
+      await frames.close()
+      if (hello.type === 'refused') throw new FlotillaError(hello.code, `${id} refused this device`)
+      await this.#admitOrRefresh(hello, connection)
+    } catch (error) {
+      this.#settle(id, false)
+      if (isFlotillaError(error) && error.code !== 'UNREACHABLE' && error.code !== 'TIMEOUT') {
+        this.#options.events.refused(id, error.code, error.message)
+      }
+      connection.abort(error instanceof Error ? error : new Error(String(error)))
+    }
+  }
+
+  // A peer with a certificate of a CA that this device has not heard of may be a stranger, or this device is behind.
+  async #admitOrRefresh(hello: Extract<Hello, { type: 'hello' }>, connection: Connection): Promise<void> {
+    try {
+      this.#admit(hello, connection)
+    } catch (error) {
+      const own = this.#options.trust()
+      const behind = hello.trust.root > own.root || hello.trust.timestamp > own.timestamp
+      if (!behind || !isFlotillaError(error, 'NOT_A_MEMBER')) throw error
+      await this.#options.refreshTrust((protocol) => this.#openRaw(connection.remotePeer.toString(), protocol))
+      this.#admit(hello, connection)
+    }
+  }
+
+  async #answerHello(stream: Stream, connection: Connection): Promise<void> {
+    const id = connection.remotePeer.toString()
+    const frames = new FrameStream(stream, { maxFrameBytes: () => MAX_HELLO_BYTES })
+    try {
+      const hello = parseHello(await frames.next(HELLO_TIMEOUT_MS))
+      if (hello.type === 'refused') throw new FlotillaError('FORMAT', 'a hello starts with a certificate')
+      const certificate = admit(parseCertificate(hello.certificate), id, this.#options.policy())
+      frames.send(encodeHello(this.#hello()))
+      this.#join(id, certificate, hello, connection)
+      await frames.close()
+    } catch (error) {
+      const code = isFlotillaError(error, 'REVOKED') ? 'REVOKED' : isFlotillaError(error, 'NOT_A_MEMBER') ? 'NOT_A_MEMBER' : 'FORMAT'
+      this.#options.events.refused(id, code, messageOf(error))
+      frames.send(encodeHello({ type: 'refused', code }))
+      await frames.close()
+      this.#settle(id, false)
+      setTimeout(() => connection.abort(new Error(code)), 200).unref() // after the code has left
+    }
+  }
+
+  #hello(): Hello {
+    return { type: 'hello', certificate: this.#options.certificate, trust: this.#options.trust(), addresses: this.addresses() }
+  }
+
+  #admit(hello: Extract<Hello, { type: 'hello' }>, connection: Connection): void {
+    const id = connection.remotePeer.toString()
+    this.#join(id, admit(parseCertificate(hello.certificate), id, this.#options.policy()), hello, connection)
+  }
+
+  #join(id: string, certificate: Certificate, hello: Extract<Hello, { type: 'hello' }>, connection: Connection): void {
+    const remote = connection.remoteAddr.toString().replace(/\/p2p\/.*$/, '')
+    const observed = /^\/(ip4|ip6)\/([^/]+)\//.exec(remote)
+    // Where it says it listens, and the same ports at the address it was seen from.
+    const addresses = hello.addresses.flatMap((address) => {
+      const port = /\/tcp\/(\d+)$/.exec(address)?.[1]
+      const sameFamily = observed !== null && address.startsWith(`/${observed[1]}/`)
+      return sameFamily && port !== undefined ? [`/${observed[1]}/${observed[2]}/tcp/${port}`, address] : [address]
+    })
+    this.#dialer.learn(id, connection.direction === 'outbound' ? [remote, ...addresses] : addresses, true)
+    const known = this.#members.get(id)
+    const member: Member = { id, certificate, trust: hello.trust, address: remote }
+    this.#members.set(id, member)
+    this.#settle(id, true)
+    for (const listener of this.#memberListeners) listener(connection.remotePeer, connection)
+    if (known === undefined) this.#options.events.member(member)
+  }
+
+  #settle(id: string, member: boolean): void {
+    for (const resolve of this.#waiting.get(id) ?? []) resolve(member)
+    this.#waiting.delete(id)
+  }
+
+  #disconnected(id: string): void {
+    this.#settle(id, false)
+    if (!this.#members.delete(id)) return
+    this.#dialer.lost(id)
+    this.#options.events.memberGone(id)
+  }
+}
+
+/** An address and port as a multiaddr; link-local IPv6 keeps its zone. */
+export function toMultiaddr(address: string, port: number): string {
+  const [host, zone] = address.split('%')
+  if (address.includes(':')) return `${zone === undefined ? '' : `/ip6zone/${zone}`}/ip6/${host}/tcp/${port}`
+  return `/ip4/${address}/tcp/${port}`
+}
+
+async function buildLibp2p(options: FleetNodeOptions, gate: MemberGate, self: () => FleetNode | undefined): Promise<Libp2p<Services>> {
+  const hosts = options.listenHosts.length > 0 ? options.listenHosts : ['0.0.0.0', '::']
+  const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 10_000 }
+  const refuses = (peer: PeerId) => self()?.isBanned(peer.toString()) === true || options.policy().revoked.includes(peer.toString())
+  return createLibp2p<Services>({
+    privateKey: options.identity.privateKey,
+    start: false,
+    addresses: { listen: hosts.map((host) => toMultiaddr(host, options.port)) },
+    // A device without IPv6 still runs on IPv4; that something is bound is checked after the start.
+    transportManager: { faultTolerance: 1 },
+    transports: [tcp({ dialOpts: socketOptions, listenOpts: socketOptions, backlog: 64 })],
+    connectionEncrypters: [noise()],
+    streamMuxers: [yamux({ streamOptions: { initialStreamWindowSize: 262_144, maxStreamWindowSize: 262_144, maxReadBufferLength: 4 * 2 ** 20, maxWriteBufferLength: 8 * 2 ** 20 } })],
+    connectionManager: {
+      maxConnections: 128,
+      maxIncomingPendingConnections: 64,
+      inboundConnectionThreshold: 64,
+      dialTimeout: 8_000,
+      addressDialTimeout: 4_000,
+      reconnectRetries: 0,
+    },
+    connectionMonitor: { enabled: true, pingInterval: 5_000, abortConnectionOnPingFailure: true },
+    connectionGater: {
+      denyDialMultiaddr: () => false, // loopback and private addresses are what a fleet is made of
+      denyInboundEncryptedConnection: refuses,
+      denyOutboundEncryptedConnection: refuses,
+    },
+    services: {
+      identify: identify(),
+      ping: ping(),
+      pubsub: (components) =>
+        gossipsub({
+          allowPublishToZeroTopicPeers: true,
+          globalSignaturePolicy: 'StrictSign',
+          maxInboundDataLength: 65_536,
+          maxOutboundBufferSize: 2 ** 20,
+          allowedTopics: Object.values(TOPICS),
+          D: 6,
+          Dlo: 4,
+          Dhi: 12,
+          heartbeatInterval: 1_000,
+          // Several devices behind one address (tests, NAT) would be thrown out of the mesh (facts/libp2p.md 3).
+          scoreParams: { IPColocationFactorWeight: 0 },
+        })(withGatedRegistrar(components, gate)),
+    },
+  })
+}

@@ -1,0 +1,55 @@
+import { FlotillaError, type ErrorCode } from '../errors.ts'
+import { MAX_CERTIFICATE_BYTES } from '../membership/certificate.ts'
+import { parseJson, shape } from '../shape.ts'
+
+/** Versions of the trust metadata that a device holds: enough to see who is ahead. */
+export type TrustVersions = { readonly root: number; readonly timestamp: number }
+
+/** The first message in each direction of a connection. */
+export type Hello =
+  | {
+      readonly type: 'hello'
+      readonly certificate: Uint8Array
+      readonly trust: TrustVersions
+      /** Multiaddrs under which the sender says it listens; a claim, only ever used to dial. */
+      readonly addresses: readonly string[]
+    }
+  | { readonly type: 'refused'; readonly code: ErrorCode }
+
+/** Largest hello, bytes. */
+export const MAX_HELLO_BYTES = 4_096
+
+export function encodeHello(hello: Hello): Uint8Array {
+  const json =
+    hello.type === 'refused' ? hello : { ...hello, certificate: Buffer.from(hello.certificate).toString('base64') }
+  return Buffer.from(JSON.stringify(json))
+}
+
+/** @throws FlotillaError LENGTH, FORMAT */
+export function parseHello(bytes: Uint8Array): Hello {
+  const json = shape.object(parseJson(bytes, 'hello', MAX_HELLO_BYTES), 'hello')
+  if (json['type'] === 'refused') {
+    return { type: 'refused', code: shape.oneOf(json['code'], 'hello: code', ['NOT_A_MEMBER', 'REVOKED', 'FORMAT', 'BUSY']) }
+  }
+  if (json['type'] !== 'hello') throw new FlotillaError('FORMAT', 'hello: of an unknown type')
+  const trust = shape.object(json['trust'], 'hello: trust')
+  return {
+    type: 'hello',
+    certificate: Buffer.from(shape.string(json['certificate'], 'hello: certificate', MAX_CERTIFICATE_BYTES * 2), 'base64'),
+    trust: {
+      root: shape.integer(trust['root'], 'hello: trust.root', 0),
+      timestamp: shape.integer(trust['timestamp'], 'hello: trust.timestamp', 0),
+    },
+    addresses: shape.array(json['addresses'], 'hello: addresses', 8).map((item) => parseAddress(item)),
+  }
+}
+
+/** A multiaddr of a TCP listener, checked as far as we dial it. */
+export function parseAddress(value: unknown): string {
+  return shape.matching(
+    value,
+    'address',
+    /^\/(ip4\/\d{1,3}(\.\d{1,3}){3}|ip6\/[0-9a-fA-F:.]{2,45}|ip6zone\/[\w.-]{1,16}\/ip6\/[0-9a-fA-F:.]{2,45}|dns[46]?\/[\w.-]{1,253})\/tcp\/\d{1,5}$/,
+    'an address such as /ip4/192.168.1.7/tcp/4848',
+  )
+}

@@ -1,0 +1,36 @@
+import { createPrivateKey, sign } from 'node:crypto'
+import { privateKeyFromRaw } from '@libp2p/crypto/keys'
+import type { PrivateKey } from '@libp2p/interface'
+import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
+import nacl from 'tweetnacl'
+import { FlotillaError } from '../errors.ts'
+
+/** One Ed25519 key is a device's identity everywhere: libp2p peer id, record signatures, certificate. */
+export type Identity = {
+  /** The libp2p peer id, `12D3Koo…`. */
+  readonly id: string
+  readonly privateKey: PrivateKey
+  readonly sign: (message: Uint8Array) => Uint8Array
+}
+
+// PrivateKeyInfo header of an Ed25519 seed: RFC 8410, section 7.
+const ED25519_PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex')
+
+/** @param seed - 32 secret bytes */
+export function identityFromSeed(seed: Uint8Array): Identity {
+  const pair = nacl.sign.keyPair.fromSeed(seed)
+  const privateKey = privateKeyFromRaw(pair.secretKey)
+  const key = createPrivateKey({ key: Buffer.concat([ED25519_PKCS8_PREFIX, seed]), format: 'der', type: 'pkcs8' })
+  return { id: peerIdFromPrivateKey(privateKey).toString(), privateKey, sign: (message) => sign(null, message, key) }
+}
+
+/** The 32 bytes of the Ed25519 key that a device id stands for. @throws FlotillaError FORMAT */
+export function publicKeyOf(deviceId: string): Uint8Array {
+  try {
+    const publicKey = peerIdFromString(deviceId).publicKey
+    if (publicKey?.type === 'Ed25519') return publicKey.raw
+  } catch {
+    // falls through to the same refusal
+  }
+  throw new FlotillaError('FORMAT', `device id ${deviceId.slice(0, 64)}: not an Ed25519 peer id`)
+}

@@ -1,0 +1,53 @@
+import type { ReleaseDescription } from './description.ts'
+
+/** A point in the signed order of releases; compared era first. */
+export type Sequence = { readonly era: number; readonly seq: number }
+
+/** Negative when `a` comes before `b`, 0 when equal. */
+export function compareSequence(a: Sequence, b: Sequence): number {
+  return a.era - b.era || a.seq - b.seq
+}
+
+/** What a device is and has, as far as a release is judged by it. */
+export type DeviceFacts = {
+  readonly board: string
+  readonly channel: string
+  readonly hardware: string
+  /** Releases at or below it were replaced for good. */
+  readonly floor: Sequence
+  readonly running: Sequence
+  readonly runningId: string
+  /** Releases that failed here, by id. */
+  readonly bad: readonly string[]
+}
+
+export type InstallVerdict =
+  | { readonly install: true }
+  | {
+      readonly install: false
+      readonly reason: 'OTHER_BOARD' | 'OTHER_CHANNEL' | 'OTHER_HARDWARE' | 'RUNNING' | 'ROLLBACK' | 'FAILED_BEFORE'
+    }
+
+/**
+ * Whether a release is for this device and newer than what it runs. Pure.
+ * A refusal says nothing against the release: the bytes may still be carried for others.
+ * @see protocol/spec/release.md, "Who installs what"
+ */
+export function judgeInstall(id: string, release: ReleaseDescription, device: DeviceFacts): InstallVerdict {
+  const refuse = (reason: Exclude<InstallVerdict, { install: true }>['reason']) => ({ install: false, reason }) as const
+  if (release.board !== device.board) return refuse('OTHER_BOARD')
+  if (release.channel !== device.channel) return refuse('OTHER_CHANNEL')
+  if (!release.hardware.includes(device.hardware)) return refuse('OTHER_HARDWARE')
+  if (id === device.runningId) return refuse('RUNNING')
+  if (device.bad.includes(id)) return refuse('FAILED_BEFORE')
+  if (compareSequence(release, device.running) <= 0 || compareSequence(release, device.floor) < 0) {
+    return refuse('ROLLBACK')
+  }
+  return { install: true }
+}
+
+/** The floor after `proven` was confirmed: never lower than before. */
+export function raiseFloor(floor: Sequence, proven: ReleaseDescription): Sequence {
+  const minimum = { era: proven.era, seq: proven.minSeq }
+  return compareSequence(minimum, floor) > 0 ? minimum : floor
+}
