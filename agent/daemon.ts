@@ -79,10 +79,16 @@ export class Agent {
     const { certificate } = parseCertificate(certificateBytes)
     if (certificate.device !== identity.id) throw new FlotillaError('BAD_CONFIG', 'start: certificate.json is for another device key; enrol the device again')
 
+    // What is signed is looked at again whenever something changes; nothing happens before all parts are there.
+    let consider = () => Promise.resolve()
+    let considering = Promise.resolve()
+    const considerSoon = () => {
+      considering = considering.then(() => consider()).catch((error: unknown) => this.#log.add('warn', 'consider-failed', { error: messageOf(error) }))
+    }
     const trust = new TrustKeeper(new TrustStore(this.#persist), await new TrustStore(this.#persist).load(), certificate.fleet)
     const blobs = new BlobStore(this.#persist)
     const store = new ArtifactStore(this.#persist, (sha256) => blobs.read(sha256))
-    const sync = new FleetSync(trust, this.#log, () => considerSoon())
+    const sync = new FleetSync(trust, this.#log, considerSoon)
     const node = await this.#startNode(identity, certificateBytes, certificate.name, certificate.fleet, trust, sync)
     const driver = new ExchangeDriver(node, store, {
       complete: (artifact) => void completion.artifactComplete(artifact),
@@ -132,16 +138,12 @@ export class Agent {
     this.#members = { joined: (member) => (sync.memberJoined(member), driver.memberJoined(member.id), considerSoon()), gone: (id) => driver.memberGone(id) }
     for (const member of node.members()) this.#members.joined(member)
     const own = await OwnRecord.open(this.#persist, () => this.#record(identity, certificate, updater, carrier, trust), certificateBytes, identity.sign)
-    let considering = Promise.resolve()
-    const consider = async () => {
+    consider = async () => {
       const set = trust.set
       await updater.consider(set)
       const others = listReleases(set, DEVICE_RULES).filter((pointer) => pointer.board !== device.board || pointer.channel !== device.channel)
       // Couriers serve others only when they themselves are done.
       if (updater.state.phase === 'idle' || updater.state.phase === 'written') await carrier.follow(certificate.capabilities.includes('courier') ? others : [], this.#stop.signal)
-    }
-    const considerSoon = () => {
-      considering = considering.then(consider).catch((error: unknown) => this.#log.add('warn', 'consider-failed', { error: messageOf(error) }))
     }
     const api = await serveLocalApi(this.#config.socket, this.#routes({ node, updater, carrier, sync, trust, identity, certificate, driver }))
     await updater.start()

@@ -47,8 +47,10 @@ export class LiveView {
       process.stderr.write(`${this.#drawn > 0 ? `\x1b[${this.#drawn}A\x1b[J` : ''}${lines.join('\n')}\n`)
       this.#drawn = lines.length
     } else {
-      for (const line of lines) if (!this.#last.includes(line)) process.stderr.write(`${line}\n`)
+      // How long ago something was heard changes all the time and is no news.
+      const news = lines.map((line) => line.replace(/ *\d+ (s|min|h|d) ago/, ''))
+      for (const [at, line] of news.entries()) if (!this.#last.includes(line)) process.stderr.write(`${lines[at]}\n`)
+      this.#last = news
     }
-    this.#last = lines
   }
 }
