@@ -82,7 +82,10 @@ function requireKnownKeys(contents: unknown, file: string, lines: LineCounter): 
     const key = isPair(pair) && isScalar(pair.key) ? pair.key : undefined
     if (key === undefined || known.includes(String(key.value))) continue
     const { line, col } = lines.linePos(key.range?.[0] ?? 0)
-    throw new FlotillaError('BAD_CONFIG', `${file}:${line}:${col}: no such key: ${String(key.value)} (known: ${known.join(', ')})`)
+    throw new FlotillaError(
+      'BAD_CONFIG',
+      `${file}:${line}:${col}: no such key: ${String(key.value)} (known: ${known.join(', ')})`,
+    )
   }
 }
 
@@ -91,7 +94,8 @@ function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
   const strings = (key: string) => shape.array(json[key], key, 64).map((item) => shape.string(item, `${key}[]`, 256))
   const health = shape.object(json['health'], 'health')
   shape.onlyKeys(health, 'health', ['peers', 'engine', 'containers'])
-  const rule = (key: keyof BuiltInRules) => (health[key] === undefined ? 'must' : shape.oneOf(health[key], `health.${key}`, RULE))
+  const rule = (key: keyof BuiltInRules) =>
+    health[key] === undefined ? 'must' : shape.oneOf(health[key], `health.${key}`, RULE)
   return {
     channel: shape.matching(json['channel'], 'channel', NAME_PATTERN, 'a plain lower-case name'),
     hardware: shape.string(json['hardware'], 'hardware', 128),
@@ -117,7 +121,10 @@ function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
     builtIn: { peers: rule('peers'), engine: rule('engine'), containers: rule('containers') },
     engineSocket: path('engineSocket'),
     labels: Object.fromEntries(
-      Object.entries(shape.object(json['labels'], 'labels')).map(([key, value]) => [key, shape.string(value, `labels.${key}`, 64)]),
+      Object.entries(shape.object(json['labels'], 'labels')).map(([key, value]) => [
+        key,
+        shape.string(value, `labels.${key}`, 64),
+      ]),
     ),
   }
 }

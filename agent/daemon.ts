@@ -77,15 +77,22 @@ export class Agent {
     const certificateBytes = await this.#readOwn('certificate.json')
     const identity = identityFromSeed(await this.#readOwn('identity.key'))
     const { certificate } = parseCertificate(certificateBytes)
-    if (certificate.device !== identity.id) throw new FlotillaError('BAD_CONFIG', 'start: certificate.json is for another device key; enrol the device again')
+    if (certificate.device !== identity.id)
+      throw new FlotillaError('BAD_CONFIG', 'start: certificate.json is for another device key; enrol the device again')
 
     // What is signed is looked at again whenever something changes; nothing happens before all parts are there.
     let consider = () => Promise.resolve()
     let considering = Promise.resolve()
     const considerSoon = () => {
-      considering = considering.then(() => consider()).catch((error: unknown) => this.#log.add('warn', 'consider-failed', { error: messageOf(error) }))
+      considering = considering
+        .then(() => consider())
+        .catch((error: unknown) => this.#log.add('warn', 'consider-failed', { error: messageOf(error) }))
     }
-    const trust = new TrustKeeper(new TrustStore(this.#persist), await new TrustStore(this.#persist).load(), certificate.fleet)
+    const trust = new TrustKeeper(
+      new TrustStore(this.#persist),
+      await new TrustStore(this.#persist).load(),
+      certificate.fleet,
+    )
     const blobs = new BlobStore(this.#persist)
     const store = new ArtifactStore(this.#persist, (sha256) => blobs.read(sha256))
     const sync = new FleetSync(trust, this.#log, considerSoon)
@@ -109,8 +116,20 @@ export class Agent {
     }
     const fetcher = new ReleaseFetcher(blobs, (sha256, maxBytes) => driver.fetchBlob(sha256, maxBytes))
     const control = new DirectoryBoot(this.#boot, this.#slot)
-    const carrier = new Carrier({ persist: this.#persist, store, fetcher, chunks, quotaBytes: this.#config.carryBytes, log: this.#log })
-    const device = { board: certificate.board, channel: this.#config.channel, hardware: this.#config.hardware, keepReleases: this.#config.keepReleases }
+    const carrier = new Carrier({
+      persist: this.#persist,
+      store,
+      fetcher,
+      chunks,
+      quotaBytes: this.#config.carryBytes,
+      log: this.#log,
+    })
+    const device = {
+      board: certificate.board,
+      channel: this.#config.channel,
+      hardware: this.#config.hardware,
+      keepReleases: this.#config.keepReleases,
+    }
     const updater = await Updater.load({
       boot: this.#boot,
       persist: this.#persist,
@@ -121,7 +140,14 @@ export class Agent {
       chunks,
       log: this.#log,
       device,
-      gate: async () => judgeGate(await this.#currentHolds(), performance.now(), this.#config.maintenance, new Date(), timeFloorMs(trust.set)),
+      gate: async () =>
+        judgeGate(
+          await this.#currentHolds(),
+          performance.now(),
+          this.#config.maintenance,
+          new Date(),
+          timeFloorMs(trust.set),
+        ),
       baseline: () => this.#baseline(node),
       check: (before) => this.#check(before, node),
       onReboot: (why) => {
@@ -135,17 +161,31 @@ export class Agent {
     await this.#registerSlots(store, blobs, driver)
     await driver.start()
     await sync.start(node)
-    this.#members = { joined: (member) => (sync.memberJoined(member), driver.memberJoined(member.id), considerSoon()), gone: (id) => driver.memberGone(id) }
+    this.#members = {
+      joined: (member) => (sync.memberJoined(member), driver.memberJoined(member.id), considerSoon()),
+      gone: (id) => driver.memberGone(id),
+    }
     for (const member of node.members()) this.#members.joined(member)
-    const own = await OwnRecord.open(this.#persist, () => this.#record(identity, certificate, updater, carrier, trust), certificateBytes, identity.sign)
+    const own = await OwnRecord.open(
+      this.#persist,
+      () => this.#record(identity, certificate, updater, carrier, trust),
+      certificateBytes,
+      identity.sign,
+    )
     consider = async () => {
       const set = trust.set
       await updater.consider(set)
-      const others = listReleases(set, DEVICE_RULES).filter((pointer) => pointer.board !== device.board || pointer.channel !== device.channel)
+      const others = listReleases(set, DEVICE_RULES).filter(
+        (pointer) => pointer.board !== device.board || pointer.channel !== device.channel,
+      )
       // Couriers serve others only when they themselves are done.
-      if (updater.state.phase === 'idle' || updater.state.phase === 'written') await carrier.follow(certificate.capabilities.includes('courier') ? others : [], this.#stop.signal)
+      if (updater.state.phase === 'idle' || updater.state.phase === 'written')
+        await carrier.follow(certificate.capabilities.includes('courier') ? others : [], this.#stop.signal)
     }
-    const api = await serveLocalApi(this.#config.socket, this.#routes({ node, updater, carrier, sync, trust, identity, certificate, driver }))
+    const api = await serveLocalApi(
+      this.#config.socket,
+      this.#routes({ node, updater, carrier, sync, trust, identity, certificate, driver }),
+    )
     await updater.start()
     this.#log.add('info', 'started', { device: identity.id, slot: this.#slot, port: node.port(4) })
     const tick = setInterval(() => {
@@ -171,9 +211,19 @@ export class Agent {
     return end
   }
 
-  #members: { joined: (member: ReturnType<FleetNode['members']>[number]) => void; gone: (id: string) => void } = { joined: () => {}, gone: () => {} }
+  #members: { joined: (member: ReturnType<FleetNode['members']>[number]) => void; gone: (id: string) => void } = {
+    joined: () => {},
+    gone: () => {},
+  }
 
-  async #startNode(identity: Identity, certificate: Uint8Array, name: string, fleet: string, trust: TrustKeeper, sync: FleetSync): Promise<FleetNode> {
+  async #startNode(
+    identity: Identity,
+    certificate: Uint8Array,
+    name: string,
+    fleet: string,
+    trust: TrustKeeper,
+    sync: FleetSync,
+  ): Promise<FleetNode> {
     return FleetNode.start({
       identity,
       certificate,
@@ -207,7 +257,11 @@ export class Agent {
     try {
       return await readFile(join(this.#config.persist, name))
     } catch (cause) {
-      throw new FlotillaError('BAD_CONFIG', `start: cannot read ${join(this.#config.persist, name)}; provision the device with \`flotilla device create\``, { cause })
+      throw new FlotillaError(
+        'BAD_CONFIG',
+        `start: cannot read ${join(this.#config.persist, name)}; provision the device with \`flotilla device create\``,
+        { cause },
+      )
     }
   }
 
@@ -247,13 +301,27 @@ export class Agent {
   }
 
   async #check(before: Baseline, node: FleetNode): Promise<readonly CheckResult[]> {
-    const engine = before.engine ? await probeEngine(this.#config.engineSocket) : { engine: undefined, containers: undefined }
-    const builtIn = judgeBaseline(before, { peers: node.members().map((member) => member.id), ...engine }, this.#config.builtIn)
-    const scripts = await runCheckDirectory(this.#config.healthDirectory, this.#config.checkTimeoutMs, { FLOTILLA_SLOT: this.#slot })
+    const engine = before.engine
+      ? await probeEngine(this.#config.engineSocket)
+      : { engine: undefined, containers: undefined }
+    const builtIn = judgeBaseline(
+      before,
+      { peers: node.members().map((member) => member.id), ...engine },
+      this.#config.builtIn,
+    )
+    const scripts = await runCheckDirectory(this.#config.healthDirectory, this.#config.checkTimeoutMs, {
+      FLOTILLA_SLOT: this.#slot,
+    })
     return [...builtIn, ...scripts]
   }
 
-  #record(identity: Identity, certificate: { name: string; board: string }, updater: Updater, carrier: Carrier, trust: TrustKeeper): Omit<DeviceRecord, 'seq'> {
+  #record(
+    identity: Identity,
+    certificate: { name: string; board: string },
+    updater: Updater,
+    carrier: Carrier,
+    trust: TrustKeeper,
+  ): Omit<DeviceRecord, 'seq'> {
     const running = updater.running
     const target = updater.state.target
     const failed = updater.state.failed.at(-1)
@@ -264,9 +332,15 @@ export class Agent {
       board: certificate.board,
       channel: this.#config.channel,
       state: stateOf(updater),
-      running: running === undefined ? undefined : { id: running.id, version: running.description.version, seq: running.description.seq },
+      running:
+        running === undefined
+          ? undefined
+          : { id: running.id, version: running.description.version, seq: running.description.seq },
       // Tens of percent: a record for every chunk would be a storm.
-      next: target === undefined ? undefined : { id: target.id, version: target.version, percent: Math.floor(progress / 10) * 10 },
+      next:
+        target === undefined
+          ? undefined
+          : { id: target.id, version: target.version, percent: Math.floor(progress / 10) * 10 },
       holds: [...(running === undefined ? [] : [running.id]), ...carrier.whole()].slice(0, 32),
       failed,
       trust: trust.versions,
@@ -314,26 +388,54 @@ export class Agent {
         waitingFor: updater.waitingFor,
         failed: updater.state.failed,
         floor: updater.state.floor,
-        trust: { ...trust.versions, floor: new Date(timeFloorMs(trust.set)).toISOString(), ...freshness(trust.set, Date.now()) },
+        trust: {
+          ...trust.versions,
+          floor: new Date(timeFloorMs(trust.set)).toISOString(),
+          ...freshness(trust.set, Date.now()),
+        },
         peers: node.members().length,
         ...this.#counters,
         memoryBytes: process.memoryUsage.rss(),
         uptimeSeconds: Math.round(process.uptime()),
       }),
-      'GET /peers': () => node.members().map((member) => ({ id: member.id, name: member.certificate.name, board: member.certificate.board, address: member.address })),
+      'GET /peers': () =>
+        node
+          .members()
+          .map((member) => ({
+            id: member.id,
+            name: member.certificate.name,
+            board: member.certificate.board,
+            address: member.address,
+          })),
       'GET /events': () => this.#log.since(0),
       'GET /fleet': () => fleetRows(sync.book.all(performance.now())),
       'GET /releases': async () => [
         ...(await readSlots(this.#boot)).flatMap(({ slot, release, proven }) =>
-          release === undefined ? [] : [describe(parseRelease(release), { where: `slot ${slot}`, proven, running: slot === this.#slot, percent: 100 })],
+          release === undefined
+            ? []
+            : [
+                describe(parseRelease(release), {
+                  where: `slot ${slot}`,
+                  proven,
+                  running: slot === this.#slot,
+                  percent: 100,
+                }),
+              ],
         ),
-        ...carrier.list().map(({ release, whole, percent }) => describe(release, { where: 'carried', proven: false, running: false, percent: whole ? 100 : percent })),
+        ...carrier
+          .list()
+          .map(({ release, whole, percent }) =>
+            describe(release, { where: 'carried', proven: false, running: false, percent: whole ? 100 : percent }),
+          ),
       ],
       'POST /hold': (body) => {
         const json = shape.object(body, 'hold')
         const reason = shape.string(json['reason'], 'hold: reason', 200)
         const seconds = shape.integer(json['seconds'], 'hold: seconds', 1, MAX_HOLD_SECONDS)
-        this.#holds = [...this.#holds.filter((hold) => hold.reason !== reason), { reason, untilMs: performance.now() + seconds * 1_000 }].slice(-32)
+        this.#holds = [
+          ...this.#holds.filter((hold) => hold.reason !== reason),
+          { reason, untilMs: performance.now() + seconds * 1_000 },
+        ].slice(-32)
         this.#log.add('info', 'hold', { reason, seconds })
         return { reason, seconds }
       },
@@ -342,7 +444,9 @@ export class Agent {
         this.#holds = this.#holds.filter((hold) => reason !== undefined && hold.reason !== reason)
         return { holds: this.#holds.length }
       },
-      'POST /rollback': async (body) => ({ to: await updater.rollback(shape.string(shape.object(body, 'rollback')['reason'], 'rollback: reason', 200)) }),
+      'POST /rollback': async (body) => ({
+        to: await updater.rollback(shape.string(shape.object(body, 'rollback')['reason'], 'rollback: reason', 200)),
+      }),
     }
   }
 
@@ -351,7 +455,12 @@ export class Agent {
       const json = parseJson(await readFile(join(this.#config.persist, 'peers.json')), 'peers.json', 262_144)
       return shape.array(json, 'peers.json', 1_024).map((item) => {
         const peer = shape.object(item, 'peers.json[]')
-        return { id: shape.string(peer['id'], 'id', 128), addresses: shape.array(peer['addresses'], 'addresses', 8).map((address) => shape.string(address, 'address', 128)) }
+        return {
+          id: shape.string(peer['id'], 'id', 128),
+          addresses: shape
+            .array(peer['addresses'], 'addresses', 8)
+            .map((address) => shape.string(address, 'address', 128)),
+        }
       })
     } catch {
       return [] // first start, or a file that was being written: peers are found again

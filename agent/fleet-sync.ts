@@ -36,12 +36,15 @@ export class FleetSync {
     await node.handle(METADATA_PROTOCOL, (stream) => serveBundle(stream, (have) => this.#trust.bundleFor(have)))
     await node.handle(RECORD_SYNC_PROTOCOL, (stream) => answerRecords(stream, this.#side(node)))
     const schedule = () => {
-      this.#timer = setTimeout(() => {
-        const members = node.members()
-        const member = members[Math.floor(Math.random() * members.length)]
-        if (member !== undefined) void this.#syncRecords(member.id)
-        schedule()
-      }, SYNC_INTERVAL_MS * (0.5 + Math.random()))
+      this.#timer = setTimeout(
+        () => {
+          const members = node.members()
+          const member = members[Math.floor(Math.random() * members.length)]
+          if (member !== undefined) void this.#syncRecords(member.id)
+          schedule()
+        },
+        SYNC_INTERVAL_MS * (0.5 + Math.random()),
+      )
       this.#timer.unref()
     }
     schedule()
@@ -135,7 +138,12 @@ export class FleetSync {
       },
       // An operator's laptop hands its release to one device; the fleet does the rest.
       peers: () => {
-        const devices = new Set(node.members().filter((member) => !member.certificate.capabilities.includes('operator')).map((member) => member.id))
+        const devices = new Set(
+          node
+            .members()
+            .filter((member) => !member.certificate.capabilities.includes('operator'))
+            .map((member) => member.id),
+        )
         return node.known().filter((peer) => devices.has(peer.id))
       },
       takePeer: (peer) => node.learn(peer),

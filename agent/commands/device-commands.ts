@@ -12,7 +12,15 @@ type Json = Readonly<Record<string, unknown>>
 
 /** Commands that a person types on a device; all of them ask the running agent. */
 export function deviceCommands(): Command[] {
-  return [statusCommand(), peersCommand(), eventsCommand(), releasesCommand(), fleetCommand(), rollbackCommand(), holdCommand()]
+  return [
+    statusCommand(),
+    peersCommand(),
+    eventsCommand(),
+    releasesCommand(),
+    fleetCommand(),
+    rollbackCommand(),
+    holdCommand(),
+  ]
 }
 
 function command(name: string, description: string): Command {
@@ -41,13 +49,24 @@ function statusText(status: Json): string {
     ['device', `${status['name']} (${status['board']}, channel ${status['channel']}, fleet ${status['fleet']})`],
     ['id', status['device']],
     ['state', status['state']],
-    ['runs', running === null ? 'an unreadable release' : `${running['version']} (${String(running['id']).slice(0, 16)}, seq ${running['seq']})`],
+    [
+      'runs',
+      running === null
+        ? 'an unreadable release'
+        : `${running['version']} (${String(running['id']).slice(0, 16)}, seq ${running['seq']})`,
+    ],
     ...(next === null ? [] : [['next', `${next['version']}: ${next['percent']} % here`]]),
     ...(status['waitingFor'] === '' ? [] : [['waits for', status['waitingFor']]]),
     ...failed.map((entry) => ['failed', `${entry['version']}: ${entry['reason']}`]),
-    ['trust', `root ${trust['root']}, timestamp ${trust['timestamp']}, time floor ${trust['floor']}${trust['stale'] === true ? `, stale for ${trust['staleDays']} days` : ''}`],
+    [
+      'trust',
+      `root ${trust['root']}, timestamp ${trust['timestamp']}, time floor ${trust['floor']}${trust['stale'] === true ? `, stale for ${trust['staleDays']} days` : ''}`,
+    ],
     ['peers', status['peers']],
-    ['traffic', `${formatBytes(Number(status['fetchedBytes']))} fetched, ${formatBytes(Number(status['servedBytes']))} given`],
+    [
+      'traffic',
+      `${formatBytes(Number(status['fetchedBytes']))} fetched, ${formatBytes(Number(status['servedBytes']))} given`,
+    ],
   ]
   return lines.map(([key, value]) => `${String(key).padEnd(10)} ${String(value)}\n`).join('')
 }
@@ -55,14 +74,32 @@ function statusText(status: Json): string {
 function peersCommand(): Command {
   return command('peers', 'members this device is connected to').action(async (options: Common) => {
     const peers = (await askAgent(options.socket, 'GET', '/peers')) as readonly Json[]
-    printRows(peers, [['NAME', (peer) => String(peer['name'])], ['BOARD', (peer) => String(peer['board'])], ['ADDRESS', (peer) => String(peer['address'])], ['ID', (peer) => String(peer['id'])]], options)
+    printRows(
+      peers,
+      [
+        ['NAME', (peer) => String(peer['name'])],
+        ['BOARD', (peer) => String(peer['board'])],
+        ['ADDRESS', (peer) => String(peer['address'])],
+        ['ID', (peer) => String(peer['id'])],
+      ],
+      options,
+    )
   })
 }
 
 function eventsCommand(): Command {
   return command('events', 'history of this device').action(async (options: Common) => {
     const events = (await askAgent(options.socket, 'GET', '/events')) as readonly Json[]
-    printRows(events, [['AT', (event) => String(event['at'])], ['LEVEL', (event) => String(event['level'])], ['EVENT', (event) => String(event['event'])], ['FIELDS', (event) => JSON.stringify(event['fields'])]], options)
+    printRows(
+      events,
+      [
+        ['AT', (event) => String(event['at'])],
+        ['LEVEL', (event) => String(event['level'])],
+        ['EVENT', (event) => String(event['event'])],
+        ['FIELDS', (event) => JSON.stringify(event['fields'])],
+      ],
+      options,
+    )
   })
 }
 
@@ -78,7 +115,17 @@ function releasesCommand(): Command {
         ['SEQ', (row) => String(row['seq'])],
         ['SIZE', (row) => formatBytes(Number(row['bytes']))],
         ['WHERE', (row) => String(row['where'])],
-        ['', (row) => [row['running'] === true ? 'running' : '', row['proven'] === true ? 'proven' : '', row['percent'] === 100 ? '' : `${row['percent']} %`].filter(Boolean).join(', ')],
+        [
+          '',
+          (row) =>
+            [
+              row['running'] === true ? 'running' : '',
+              row['proven'] === true ? 'proven' : '',
+              row['percent'] === 100 ? '' : `${row['percent']} %`,
+            ]
+              .filter(Boolean)
+              .join(', '),
+        ],
       ],
       options,
     )
@@ -92,7 +139,8 @@ function fleetCommand(): Command {
       const view = new LiveView()
       for (;;) {
         const rows = (await askAgent(options.socket, 'GET', '/fleet')) as readonly FleetRow[]
-        if (options.json === true) process.stdout.write(`${JSON.stringify(rows, null, options.watch === true ? 0 : 2)}\n`)
+        if (options.json === true)
+          process.stdout.write(`${JSON.stringify(rows, null, options.watch === true ? 0 : 2)}\n`)
         else if (options.watch === true) view.draw(fleetTable(rows).trimEnd().split('\n'))
         else process.stdout.write(fleetTable(rows))
         if (options.watch !== true) return
@@ -106,7 +154,9 @@ function rollbackCommand(): Command {
     .requiredOption('--reason <text>', 'why; the fleet is told')
     .action(async (options: Common & { reason: string }) => {
       const answer = await askAgent(options.socket, 'POST', '/rollback', { reason: options.reason })
-      process.stdout.write(`${options.json === true ? JSON.stringify(answer) : `rebooting into ${String((answer as Json)['to'])}`}\n`)
+      process.stdout.write(
+        `${options.json === true ? JSON.stringify(answer) : `rebooting into ${String((answer as Json)['to'])}`}\n`,
+      )
     })
 }
 
@@ -115,13 +165,17 @@ function holdCommand(): Command {
     .argument('[reason]', 'what it is busy with')
     .option('--minutes <n>', 'how long', '60')
     .option('--release', 'end the hold with this reason, or all of them')
-    .addHelpText('after', '\nExamples:\n  flotilla hold "carrying a load" --minutes 15\n  flotilla hold --release\nA program may write the file named by holdFile instead: line 1 the reason, line 2 `seconds: N`.')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  flotilla hold "carrying a load" --minutes 15\n  flotilla hold --release\nA program may write the file named by holdFile instead: line 1 the reason, line 2 `seconds: N`.',
+    )
     .action(async (reason: string | undefined, options: Common & { minutes: string; release?: boolean }) => {
       if (options.release === true) {
         await askAgent(options.socket, 'POST', '/release-hold', reason === undefined ? undefined : { reason })
         return
       }
-      if (reason === undefined) throw new FlotillaError('USAGE', 'hold: say what the device is busy with: flotilla hold REASON')
+      if (reason === undefined)
+        throw new FlotillaError('USAGE', 'hold: say what the device is busy with: flotilla hold REASON')
       await askAgent(options.socket, 'POST', '/hold', { reason, seconds: Math.round(Number(options.minutes) * 60) })
     })
 }

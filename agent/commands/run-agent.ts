@@ -16,7 +16,10 @@ export function agentCommand(): Command {
   const run = new Command('run')
     .description('run the agent in the foreground')
     .requiredOption('--config <file>', 'agent.yaml')
-    .option('--slot <slot>', 'the slot that booted (default: $FLOTILLA_SLOT, then flotilla.slot= on the kernel command line)')
+    .option(
+      '--slot <slot>',
+      'the slot that booted (default: $FLOTILLA_SLOT, then flotilla.slot= on the kernel command line)',
+    )
     .option('--log <level>', `least level that is printed: ${LEVELS.join(', ')}`, 'info')
     .addHelpText('after', `\nThe agent ends with exit code ${REBOOT_EXIT_CODE} when the device has to reboot.`)
     .action(async (options: { config: string; slot?: string; log: string }) => {
@@ -48,9 +51,15 @@ function readText(path: string): string {
 }
 
 function bootedSlot(given: string | undefined): string {
-  const slot = given ?? process.env['FLOTILLA_SLOT'] ?? /flotilla\.slot=([0-9a-f]{16})/.exec(readFileSync('/proc/cmdline', 'latin1'))?.[1]
+  const slot =
+    given ??
+    process.env['FLOTILLA_SLOT'] ??
+    /flotilla\.slot=([0-9a-f]{16})/.exec(readFileSync('/proc/cmdline', 'latin1'))?.[1]
   if (slot === undefined || !/^[0-9a-f]{16}$/.test(slot)) {
-    throw new FlotillaError('BAD_CONFIG', 'start: which slot booted? Give --slot, FLOTILLA_SLOT or flotilla.slot= on the kernel command line (16 hexadecimal digits)')
+    throw new FlotillaError(
+      'BAD_CONFIG',
+      'start: which slot booted? Give --slot, FLOTILLA_SLOT or flotilla.slot= on the kernel command line (16 hexadecimal digits)',
+    )
   }
   return slot
 }

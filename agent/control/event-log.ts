@@ -36,13 +36,21 @@ export class EventLog {
 
   add(level: Level, event: string, fields: DeviceEvent['fields'] = {}): void {
     this.#seq += 1
-    const entry: DeviceEvent = { seq: this.#seq, at: new Date().toISOString(), uptimeMs: Math.round(performance.now()), level, event, fields }
+    const entry: DeviceEvent = {
+      seq: this.#seq,
+      at: new Date().toISOString(),
+      uptimeMs: Math.round(performance.now()),
+      level,
+      event,
+      fields,
+    }
     this.#recent.push(entry)
     if (this.#recent.length > MEMORY) this.#recent.shift()
     this.#echo(entry)
     if (level === 'debug') return
     try {
-      if ((statSync(this.#path, { throwIfNoEntry: false })?.size ?? 0) > MAX_FILE_BYTES) renameSync(this.#path, `${this.#path}.1`)
+      if ((statSync(this.#path, { throwIfNoEntry: false })?.size ?? 0) > MAX_FILE_BYTES)
+        renameSync(this.#path, `${this.#path}.1`)
       appendFileSync(this.#path, `${JSON.stringify(entry)}\n`)
     } catch (error) {
       // A full or broken disk must not stop the agent; the event is in memory and in the system's journal.

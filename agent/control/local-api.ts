@@ -18,7 +18,8 @@ export async function serveLocalApi(socketPath: string, routes: LocalApi): Promi
       outgoing.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body))
     }
     const route = routes[`${incoming.method} ${new URL(incoming.url ?? '/', 'http://agent').pathname}`]
-    if (route === undefined) return answer(404, { error: { code: 'NOT_FOUND', message: `no such call: ${incoming.method} ${incoming.url}` } })
+    if (route === undefined)
+      return answer(404, { error: { code: 'NOT_FOUND', message: `no such call: ${incoming.method} ${incoming.url}` } })
     const parts: Buffer[] = []
     let size = 0
     incoming.on('data', (part: Buffer) => {
@@ -66,9 +67,19 @@ export function askAgent(socketPath: string, method: 'GET' | 'POST', path: strin
         }
       })
     })
-    outgoing.on('timeout', () => outgoing.destroy(new FlotillaError('TIMEOUT', `ask the agent at ${socketPath}: no answer in 10 s`)))
+    outgoing.on('timeout', () =>
+      outgoing.destroy(new FlotillaError('TIMEOUT', `ask the agent at ${socketPath}: no answer in 10 s`)),
+    )
     outgoing.on('error', (cause) => {
-      reject(cause instanceof FlotillaError ? cause : new FlotillaError('UNREACHABLE', `ask the agent at ${socketPath}: ${cause.message}; is it running? (flotilla agent run)`, { cause }))
+      reject(
+        cause instanceof FlotillaError
+          ? cause
+          : new FlotillaError(
+              'UNREACHABLE',
+              `ask the agent at ${socketPath}: ${cause.message}; is it running? (flotilla agent run)`,
+              { cause },
+            ),
+      )
     })
     outgoing.end(body === undefined ? undefined : JSON.stringify(body))
   })

@@ -17,7 +17,12 @@ export class OwnRecord {
   #last = ''
   #lastMs = -Infinity
 
-  private constructor(run: number, build: () => Omit<DeviceRecord, 'seq'>, certificate: Uint8Array, sign: (message: Uint8Array) => Uint8Array) {
+  private constructor(
+    run: number,
+    build: () => Omit<DeviceRecord, 'seq'>,
+    certificate: Uint8Array,
+    sign: (message: Uint8Array) => Uint8Array,
+  ) {
     this.#run = run
     this.#build = build
     this.#certificate = certificate
@@ -25,7 +30,12 @@ export class OwnRecord {
   }
 
   /** Takes the next run number, durably, before anything is signed with it. */
-  static async open(persist: Disk, build: () => Omit<DeviceRecord, 'seq'>, certificate: Uint8Array, sign: (message: Uint8Array) => Uint8Array): Promise<OwnRecord> {
+  static async open(
+    persist: Disk,
+    build: () => Omit<DeviceRecord, 'seq'>,
+    certificate: Uint8Array,
+    sign: (message: Uint8Array) => Uint8Array,
+  ): Promise<OwnRecord> {
     const file = new GenerationFile(persist, 'update/run', 32)
     const run = Number(Buffer.from((await file.read()) ?? new Uint8Array()).toString()) || 0
     await file.write(Buffer.from(String(run + 1)))

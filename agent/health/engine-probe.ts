@@ -8,7 +8,10 @@ export async function probeEngine(socketPath: string, timeoutMs = 5_000): Promis
   const docker = new Docker({ socketPath, timeout: timeoutMs })
   try {
     const containers = await docker.listContainers()
-    return { engine: true, containers: containers.map((container) => container.Names[0]?.replace(/^\//, '') ?? container.Id).sort() }
+    return {
+      engine: true,
+      containers: containers.map((container) => container.Names[0]?.replace(/^\//, '') ?? container.Id).sort(),
+    }
   } catch {
     return { engine: false, containers: [] } // whatever the reason, it does not answer
   }

@@ -4,7 +4,13 @@ import { access, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 
 /** Outcome of one check. `log` is the tail of what it printed. */
-export type CheckResult = { readonly name: string; readonly must: boolean; readonly passed: boolean; readonly reason: string; readonly log: string }
+export type CheckResult = {
+  readonly name: string
+  readonly must: boolean
+  readonly passed: boolean
+  readonly reason: string
+  readonly log: string
+}
 
 const LOG_CHARACTERS = 2_000
 
@@ -13,9 +19,16 @@ const LOG_CHARACTERS = 2_000
  * (greenboot's layout). A check passes when it exits 0 within its time; what it starts is killed with it.
  * @param timeoutMs - time of each single check
  */
-export async function runCheckDirectory(directory: string, timeoutMs: number, environment: Readonly<Record<string, string>>): Promise<readonly CheckResult[]> {
+export async function runCheckDirectory(
+  directory: string,
+  timeoutMs: number,
+  environment: Readonly<Record<string, string>>,
+): Promise<readonly CheckResult[]> {
   const results: CheckResult[] = []
-  for (const [folder, must] of [['required.d', true], ['wanted.d', false]] as const) {
+  for (const [folder, must] of [
+    ['required.d', true],
+    ['wanted.d', false],
+  ] as const) {
     for (const name of await executables(join(directory, folder))) {
       const run = await runOne(join(directory, folder, name), timeoutMs, environment)
       results.push({ name: `${folder}/${name}`, must, ...run })
@@ -31,16 +44,27 @@ async function executables(directory: string): Promise<string[]> {
   })
   const found: string[] = []
   for (const name of names.sort()) {
-    const runs = await access(join(directory, name), constants.X_OK).then(() => true, () => false)
+    const runs = await access(join(directory, name), constants.X_OK).then(
+      () => true,
+      () => false,
+    )
     if (runs) found.push(name)
   }
   return found
 }
 
-function runOne(path: string, timeoutMs: number, environment: Readonly<Record<string, string>>): Promise<Pick<CheckResult, 'passed' | 'reason' | 'log'>> {
+function runOne(
+  path: string,
+  timeoutMs: number,
+  environment: Readonly<Record<string, string>>,
+): Promise<Pick<CheckResult, 'passed' | 'reason' | 'log'>> {
   return new Promise((resolve) => {
     let log = ''
-    const child = spawn(path, [], { stdio: ['ignore', 'pipe', 'pipe'], detached: true, env: { ...process.env, ...environment } })
+    const child = spawn(path, [], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
+      env: { ...process.env, ...environment },
+    })
     const collect = (data: Buffer) => {
       log = (log + data.toString('utf8')).slice(-LOG_CHARACTERS)
     }

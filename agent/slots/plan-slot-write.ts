@@ -43,7 +43,9 @@ export function planSlotWrite(releaseId: string, release: ReleaseDescription, fr
     { type: 'make-directory', path: slot },
     ...places.map(({ artifact, place }): SlotStep => ({ type: 'complete', artifact, place })),
     { type: 'write-description', path: description },
-    ...[...directories, slot, SLOTS_DIRECTORY].filter((path) => path.startsWith(SLOTS_DIRECTORY)).map((path): SlotStep => ({ type: 'flush-directory', path })),
+    ...[...directories, slot, SLOTS_DIRECTORY]
+      .filter((path) => path.startsWith(SLOTS_DIRECTORY))
+      .map((path): SlotStep => ({ type: 'flush-directory', path })),
     ...places.map(({ artifact, place }): SlotStep => ({ type: 'verify', artifact, place })),
     { type: 'verify-description', path: description },
   ]

@@ -33,7 +33,8 @@ function parseEntry(bytes: Uint8Array): UpdateJournalEntry {
   const json = shape.object(parseJson(bytes, 'update journal', MAX_BYTES), 'update journal')
   const state = shape.object(json['state'], 'state')
   const baseline = shape.object(json['baseline'], 'baseline')
-  const strings = (value: unknown, path: string) => shape.array(value, path, 1_024).map((item) => shape.string(item, path, 256))
+  const strings = (value: unknown, path: string) =>
+    shape.array(value, path, 1_024).map((item) => shape.string(item, path, 256))
   const floor = shape.object(state['floor'], 'state.floor')
   return {
     state: {

@@ -3,7 +3,12 @@ import { compareSequence, type Sequence } from '../../protocol/release/judge-ins
 
 /** A release as the machine knows it. */
 export type Candidate = Sequence & { readonly id: string; readonly version: string; readonly tries: number }
-export type FailedRelease = { readonly id: string; readonly version: string; readonly reason: string; readonly log: string }
+export type FailedRelease = {
+  readonly id: string
+  readonly version: string
+  readonly reason: string
+  readonly log: string
+}
 
 /** Where an update stands. Kept on disk; every transition survives a power cut on either side of it. */
 export type UpdateState = {
@@ -32,7 +37,12 @@ export type UpdateInput =
   | { readonly type: 'unhealthy'; readonly reason: string; readonly log: string }
   | { readonly type: 'abandon'; readonly reason: string }
   /** A person sends the device back from the release that runs. */
-  | { readonly type: 'rollback'; readonly running: { readonly id: string; readonly version: string }; readonly to: string; readonly reason: string }
+  | {
+      readonly type: 'rollback'
+      readonly running: { readonly id: string; readonly version: string }
+      readonly to: string
+      readonly reason: string
+    }
 
 export type UpdateEffect =
   | { readonly type: 'fetch'; readonly id: string }
@@ -43,7 +53,14 @@ export type UpdateEffect =
   | { readonly type: 'judge-health'; readonly id: string }
   | { readonly type: 'tell'; readonly event: string; readonly id: string; readonly reason: string }
 
-export const IDLE: UpdateState = { phase: 'idle', target: undefined, failed: [], floor: { era: 0, seq: 0 }, transitions: 0, outcome: 'none' }
+export const IDLE: UpdateState = {
+  phase: 'idle',
+  target: undefined,
+  failed: [],
+  floor: { era: 0, seq: 0 },
+  transitions: 0,
+  outcome: 'none',
+}
 
 const MAX_FAILED = 32
 /** Mender's lesson: more transitions than any sound update needs is a loop (facts/ota-systems.md A3). */
@@ -54,7 +71,10 @@ const MAX_TRANSITIONS = 40
  * before it runs the effects; an effect that was cut off is asked for again by `started`.
  * @see protocol/spec/slots.md, "States"
  */
-export function stepUpdate(state: UpdateState, input: UpdateInput): { readonly state: UpdateState; readonly effects: readonly UpdateEffect[] } {
+export function stepUpdate(
+  state: UpdateState,
+  input: UpdateInput,
+): { readonly state: UpdateState; readonly effects: readonly UpdateEffect[] } {
   switch (input.type) {
     case 'candidate':
       return candidate(state, input.release)
@@ -78,11 +98,17 @@ export function stepUpdate(state: UpdateState, input: UpdateInput): { readonly s
       if (state.target === undefined || state.phase === 'trial') return same(state)
       return {
         state: { ...state, phase: 'idle', target: undefined },
-        effects: [{ type: 'mark-bad', slot: shortId(state.target.id) }, tell('abandoned', state.target.id, input.reason)],
+        effects: [
+          { type: 'mark-bad', slot: shortId(state.target.id) },
+          tell('abandoned', state.target.id, input.reason),
+        ],
       }
     case 'rollback':
       return {
-        state: addFailed({ ...state, phase: 'idle', target: undefined }, { ...input.running, reason: input.reason, log: '' }),
+        state: addFailed(
+          { ...state, phase: 'idle', target: undefined },
+          { ...input.running, reason: input.reason, log: '' },
+        ),
         effects: [
           { type: 'mark-bad', slot: shortId(input.running.id) },
           { type: 'mark-good', slot: input.to },
@@ -108,11 +134,16 @@ function enter(state: UpdateState, phase: UpdateState['phase']): UpdateState {
 }
 
 function addFailed(state: UpdateState, failed: FailedRelease): UpdateState {
-  return { ...state, outcome: 'fell-back', failed: [...state.failed.filter((other) => other.id !== failed.id), failed].slice(-MAX_FAILED) }
+  return {
+    ...state,
+    outcome: 'fell-back',
+    failed: [...state.failed.filter((other) => other.id !== failed.id), failed].slice(-MAX_FAILED),
+  }
 }
 
 function candidate(state: UpdateState, release: Candidate): Step {
-  if (state.failed.some((failed) => failed.id === release.id) || compareSequence(release, state.floor) < 0) return same(state)
+  if (state.failed.some((failed) => failed.id === release.id) || compareSequence(release, state.floor) < 0)
+    return same(state)
   // One at a time: what is armed or on trial is judged first.
   if (state.phase === 'armed' || state.phase === 'trial') return same(state)
   if (state.target !== undefined && compareSequence(release, state.target) <= 0) return same(state)
@@ -143,13 +174,22 @@ function started(state: UpdateState, slot: string, remaining: number | undefined
   // Killed between "it failed" and "the record is cleared": finish that.
   const failedHere = state.failed.find((failed) => shortId(failed.id) === slot)
   if (failedHere !== undefined && state.phase === 'idle') {
-    return { state, effects: [{ type: 'mark-bad', slot }, { type: 'reboot', why: `${failedHere.version} failed before` }] }
+    return {
+      state,
+      effects: [
+        { type: 'mark-bad', slot },
+        { type: 'reboot', why: `${failedHere.version} failed before` },
+      ],
+    }
   }
   const target = state.target
   if (target === undefined) return same(state)
   if (shortId(target.id) === slot) {
     if (state.transitions > MAX_TRANSITIONS) return fail(state, target, 'tried too often without a verdict', '', true)
-    return { state: enter(state, 'trial'), effects: [tell('trial', target.id, ''), { type: 'judge-health', id: target.id }] }
+    return {
+      state: enter(state, 'trial'),
+      effects: [tell('trial', target.id, ''), { type: 'judge-health', id: target.id }],
+    }
   }
   switch (state.phase) {
     case 'idle':
@@ -159,7 +199,8 @@ function started(state: UpdateState, slot: string, remaining: number | undefined
     case 'written':
     case 'armed':
       // Never armed (killed before) or the record is gone: write-check it again and go on.
-      if (remaining === undefined) return { state: enter(state, 'fetching'), effects: [{ type: 'fetch', id: target.id }] }
+      if (remaining === undefined)
+        return { state: enter(state, 'fetching'), effects: [{ type: 'fetch', id: target.id }] }
       return fell(state, target, remaining)
     case 'trial':
       return fell(state, target, remaining ?? 0)
@@ -176,7 +217,10 @@ function fell(state: UpdateState, target: Candidate, remaining: number): Step {
 
 function fail(state: UpdateState, target: Candidate, reason: string, log: string, reboot: boolean): Step {
   return {
-    state: addFailed({ ...state, phase: 'idle', target: undefined }, { id: target.id, version: target.version, reason, log }),
+    state: addFailed(
+      { ...state, phase: 'idle', target: undefined },
+      { id: target.id, version: target.version, reason, log },
+    ),
     effects: [
       { type: 'mark-bad', slot: shortId(target.id) },
       tell('fell-back', target.id, reason),

@@ -27,7 +27,12 @@ export type UpdaterDeps = {
   readonly journal: UpdateJournal
   readonly chunks: ChunkSource
   readonly log: EventLog
-  readonly device: { readonly board: string; readonly channel: string; readonly hardware: string; readonly keepReleases: number }
+  readonly device: {
+    readonly board: string
+    readonly channel: string
+    readonly hardware: string
+    readonly keepReleases: number
+  }
   readonly gate: () => Promise<GateVerdict>
   readonly baseline: () => Promise<Baseline>
   /** Runs all checks once; on trial only. */
@@ -82,7 +87,9 @@ export class Updater {
 
   /** How much of the release being fetched is here, 0 … 100. */
   percent(): number {
-    const files = this.#writing.flatMap(({ index, path }) => this.#deps.store.files(index).filter((file) => file.path === path))
+    const files = this.#writing.flatMap(({ index, path }) =>
+      this.#deps.store.files(index).filter((file) => file.path === path),
+    )
     const chunks = files.reduce((sum, file) => sum + file.index.count, 0)
     const have = files.reduce((sum, file) => sum + file.have.count, 0)
     return chunks === 0 ? 0 : Math.floor((have * 100) / chunks)
@@ -105,17 +112,30 @@ export class Updater {
   /** Looks at what is signed for this device; fetches what is newer. Safe to call at any time. */
   async consider(set: TrustedSet): Promise<void> {
     const pointer = findRelease(set, this.#deps.device.board, this.#deps.device.channel, DEVICE_RULES)
-    if (pointer === undefined || pointer.sha256 === this.#state.target?.id || pointer.sha256 === this.running?.id) return
+    if (pointer === undefined || pointer.sha256 === this.#state.target?.id || pointer.sha256 === this.running?.id)
+      return
     const release = await this.#deps.fetcher.description(pointer)
     if (release === undefined) return
     const era = set.roles.get('targets')?.data.era ?? 0
     if (release.description.era !== era) {
-      this.#deps.log.add('warn', 'refused', { release: release.id, reason: `era ${release.description.era}, signed era is ${era}` })
+      this.#deps.log.add('warn', 'refused', {
+        release: release.id,
+        reason: `era ${release.description.era}, signed era is ${era}`,
+      })
       return
     }
     const verdict = judgeInstall(release.id, release.description, this.#facts())
     if (!verdict.install) return
-    await this.#input({ type: 'candidate', release: { id: release.id, version: release.description.version, era, seq: release.description.seq, tries: release.description.health.tries } })
+    await this.#input({
+      type: 'candidate',
+      release: {
+        id: release.id,
+        version: release.description.version,
+        era,
+        seq: release.description.seq,
+        tries: release.description.health.tries,
+      },
+    })
   }
 
   #facts(): DeviceFacts {
@@ -146,13 +166,21 @@ export class Updater {
 
   /** Sends the device back to the newest other proven release. @throws FlotillaError NOT_FOUND, ON_TRIAL */
   async rollback(reason: string): Promise<string> {
-    if (this.#state.phase === 'armed') throw new FlotillaError('ON_TRIAL', 'roll back: a release is armed; wait for its trial')
+    if (this.#state.phase === 'armed')
+      throw new FlotillaError('ON_TRIAL', 'roll back: a release is armed; wait for its trial')
     const current = this.#deps.control.current()
-    const other = (await this.#sequencedSlots()).filter(({ slot, proven }) => proven && slot !== current).sort((a, b) => b.seq - a.seq)[0]
+    const other = (await this.#sequencedSlots())
+      .filter(({ slot, proven }) => proven && slot !== current)
+      .sort((a, b) => b.seq - a.seq)[0]
     if (other === undefined || this.running === undefined) {
       throw new FlotillaError('NOT_FOUND', 'roll back: no other proven release is on this device')
     }
-    await this.#input({ type: 'rollback', running: { id: this.running.id, version: this.running.description.version }, to: other.slot, reason })
+    await this.#input({
+      type: 'rollback',
+      running: { id: this.running.id, version: this.running.description.version },
+      to: other.slot,
+      reason,
+    })
     return other.slot
   }
 
@@ -160,12 +188,17 @@ export class Updater {
   #input(input: UpdateInput): Promise<void> {
     const run = this.#queue.then(async () => {
       const { state, effects } = stepUpdate(this.#state, input)
-      if (state !== this.#state || input.type === 'may-reboot') await this.#deps.journal.save({ state, baseline: this.#before })
+      if (state !== this.#state || input.type === 'may-reboot')
+        await this.#deps.journal.save({ state, baseline: this.#before })
       this.#state = state
       for (const effect of effects) await this.#run(effect)
     })
     this.#queue = run.catch((error: unknown) => {
-      this.#deps.log.add('error', 'update-step-failed', { input: input.type, error: messageOf(error), code: isFlotillaError(error) ? error.code : 'UNEXPECTED' })
+      this.#deps.log.add('error', 'update-step-failed', {
+        input: input.type,
+        error: messageOf(error),
+        code: isFlotillaError(error) ? error.code : 'UNEXPECTED',
+      })
     })
     return this.#queue
   }
@@ -193,7 +226,10 @@ export class Updater {
         void this.#judge()
         break
       case 'tell':
-        this.#deps.log.add(effect.event === 'fell-back' ? 'error' : 'info', effect.event, { release: effect.id, reason: effect.reason })
+        this.#deps.log.add(effect.event === 'fell-back' ? 'error' : 'info', effect.event, {
+          release: effect.id,
+          reason: effect.reason,
+        })
         break
     }
   }
@@ -240,8 +276,14 @@ export class Updater {
 
   async #write(release: Release, indexes: ReadonlyMap<string, ChunkIndex>, signal: AbortSignal): Promise<void> {
     await this.#collectGarbage()
-    this.#writing = release.description.artifacts.map((artifact) => ({ index: artifact.index.sha256, path: placeOf(release.id, artifact).path }))
-    const deps = { ...this.#deps, onStep: (step: { type: string }) => this.#deps.log.add('debug', 'slot-step', { step: step.type }) }
+    this.#writing = release.description.artifacts.map((artifact) => ({
+      index: artifact.index.sha256,
+      path: placeOf(release.id, artifact).path,
+    }))
+    const deps = {
+      ...this.#deps,
+      onStep: (step: { type: string }) => this.#deps.log.add('debug', 'slot-step', { step: step.type }),
+    }
     await writeRelease(release, indexes, deps, signal)
     for (const artifact of release.description.artifacts) {
       const place = placeOf(release.id, artifact)
@@ -266,7 +308,8 @@ export class Updater {
         for (const warning of verdict.warnings) this.#deps.log.add('warn', 'check-failed', { check: warning })
         return this.#input({ type: 'healthy', floor: raiseFloor(this.#state.floor, description) })
       }
-      if (verdict.verdict === 'unhealthy') return this.#input({ type: 'unhealthy', reason: verdict.reason, log: verdict.log })
+      if (verdict.verdict === 'unhealthy')
+        return this.#input({ type: 'unhealthy', reason: verdict.reason, log: verdict.log })
       await this.#deps.sleep(CHECK_PAUSE_MS, this.#stop.signal).catch(() => {})
     }
   }

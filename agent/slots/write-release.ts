@@ -36,7 +36,12 @@ const VERIFY_ROUNDS = 3
  * When it resolves, every byte was read back from the medium and matched; nothing names the slot for booting yet.
  * @throws FlotillaError NOT_ENOUGH_SPACE, DISK_FAILED, VERIFY_FAILED; the signal's reason when aborted
  */
-export async function writeRelease(release: Release, indexes: ReadonlyMap<string, ChunkIndex>, deps: WriteReleaseDeps, signal: AbortSignal): Promise<void> {
+export async function writeRelease(
+  release: Release,
+  indexes: ReadonlyMap<string, ChunkIndex>,
+  deps: WriteReleaseDeps,
+  signal: AbortSignal,
+): Promise<void> {
   const here = await bytesInPlace(release, deps)
   const plan = planSlotWrite(release.id, release.description, (await deps.boot.freeBytes()) + here)
   const files = new Map<string, HeldFile>()
@@ -45,7 +50,8 @@ export async function writeRelease(release: Release, indexes: ReadonlyMap<string
     deps.onStep(step)
     await runStep(step, release, indexes, files, deps)
     // All files fill at once; the first step that needs them whole waits.
-    if (step.type === 'write-description') await Promise.all([...files.values()].map((file) => deps.chunks.completed(file, signal)))
+    if (step.type === 'write-description')
+      await Promise.all([...files.values()].map((file) => deps.chunks.completed(file, signal)))
     if (step.type === 'verify') await verify(step.artifact, files, deps, signal)
   }
 }
@@ -66,7 +72,8 @@ async function runStep(
       break
     case 'complete': {
       const index = indexes.get(step.artifact.index.sha256)
-      if (index === undefined) throw new FlotillaError('MISSING', `write ${step.artifact.name}: its chunk index is not here`)
+      if (index === undefined)
+        throw new FlotillaError('MISSING', `write ${step.artifact.name}: its chunk index is not here`)
       const file = await deps.store.begin(index, diskOf(step.place, deps), step.place.path)
       files.set(step.artifact.name, file)
       deps.chunks.foundLocally(await deps.store.fillFromDevice(file))
@@ -87,13 +94,21 @@ async function runStep(
       await deps.boot.dropCache(step.path)
       const bytes = await deps.boot.read(step.path, 0, release.bytes.length + 1)
       if (bytes === undefined || Buffer.compare(bytes, release.bytes) !== 0) {
-        throw new FlotillaError('VERIFY_FAILED', `verify ${step.path}: it does not read back as written; the medium is failing`)
+        throw new FlotillaError(
+          'VERIFY_FAILED',
+          `verify ${step.path}: it does not read back as written; the medium is failing`,
+        )
       }
     }
   }
 }
 
-async function verify(artifact: Artifact, files: ReadonlyMap<string, HeldFile>, deps: WriteReleaseDeps, signal: AbortSignal): Promise<void> {
+async function verify(
+  artifact: Artifact,
+  files: ReadonlyMap<string, HeldFile>,
+  deps: WriteReleaseDeps,
+  signal: AbortSignal,
+): Promise<void> {
   const file = files.get(artifact.name)
   if (file === undefined) return
   for (let round = 0; round < VERIFY_ROUNDS; round += 1) {
@@ -104,7 +119,10 @@ async function verify(artifact: Artifact, files: ReadonlyMap<string, HeldFile>, 
     deps.chunks.want(file.index, deps.store.holds(file.index), 0)
     await deps.chunks.completed(file, signal)
   }
-  throw new FlotillaError('VERIFY_FAILED', `verify ${artifact.name}: chunks do not read back as written, ${VERIFY_ROUNDS} times; the medium is failing`)
+  throw new FlotillaError(
+    'VERIFY_FAILED',
+    `verify ${artifact.name}: chunks do not read back as written, ${VERIFY_ROUNDS} times; the medium is failing`,
+  )
 }
 
 function diskOf(place: Place, deps: WriteReleaseDeps): Disk {
@@ -129,8 +147,13 @@ export async function readSlots(boot: Disk): Promise<readonly SlotContent[]> {
   const slots: SlotContent[] = []
   for (const slot of await boot.list(SLOTS_DIRECTORY)) {
     const length = await boot.length(descriptionPath(slot))
-    const release = length === undefined || length > 65_536 ? undefined : await boot.read(descriptionPath(slot), 0, length)
-    slots.push({ slot: shortId(slot), release, proven: (await boot.length(`${SLOTS_DIRECTORY}/${slot}/proven`)) !== undefined })
+    const release =
+      length === undefined || length > 65_536 ? undefined : await boot.read(descriptionPath(slot), 0, length)
+    slots.push({
+      slot: shortId(slot),
+      release,
+      proven: (await boot.length(`${SLOTS_DIRECTORY}/${slot}/proven`)) !== undefined,
+    })
   }
   return slots
 }

@@ -14,7 +14,12 @@ export type HeldFile = {
   /** A file that is still being written; a proven slot's file never is. */
   readonly writable: boolean
 }
-type Open = HeldFile & { readonly bitsPath: string; readonly twins: Map<number, readonly number[]>; dirtyBytes: number; flushing: Promise<void> | undefined }
+type Open = HeldFile & {
+  readonly bitsPath: string
+  readonly twins: Map<number, readonly number[]>
+  dirtyBytes: number
+  flushing: Promise<void> | undefined
+}
 
 /** Data is flushed before the bits that speak for it, at most this many bytes later (facts/distribution.md 3.4). */
 const FLUSH_BYTES = 8 * 2 ** 20
@@ -43,7 +48,17 @@ export class ArtifactStore implements ChunkStore {
 
   /** Adds a finished file: it is served and its chunks are seed data. Its content is matched when it is read. */
   addWhole(index: ChunkIndex, disk: Disk, path: string): HeldFile {
-    return this.#add({ index, disk, path, have: Bitmap.full(index.count), writable: false, bitsPath: '', twins: new Map(), dirtyBytes: 0, flushing: undefined })
+    return this.#add({
+      index,
+      disk,
+      path,
+      have: Bitmap.full(index.count),
+      writable: false,
+      bitsPath: '',
+      twins: new Map(),
+      dirtyBytes: 0,
+      flushing: undefined,
+    })
   }
 
   /**
@@ -70,7 +85,17 @@ export class ArtifactStore implements ChunkStore {
       const stored = new Bitmap(index.count, Uint8Array.from(bits))
       for (let at = 0; at < index.count; at += 1) if (stored.has(at)) have.add(at)
     }
-    return this.#add({ index, disk, path, have, writable: true, bitsPath, twins: twinsOf(index), dirtyBytes: 0, flushing: undefined })
+    return this.#add({
+      index,
+      disk,
+      path,
+      have,
+      writable: true,
+      bitsPath,
+      twins: twinsOf(index),
+      dirtyBytes: 0,
+      flushing: undefined,
+    })
   }
 
   #add(file: Open): HeldFile {
@@ -95,7 +120,8 @@ export class ArtifactStore implements ChunkStore {
   /** The union of what all files of the artifact hold. */
   holds(index: ChunkIndex): Bitmap {
     const union = new Bitmap(index.count)
-    for (const file of this.files(index.id)) for (let at = 0; at < index.count; at += 1) if (file.have.has(at)) union.add(at)
+    for (const file of this.files(index.id))
+      for (let at = 0; at < index.count; at += 1) if (file.have.has(at)) union.add(at)
     return union
   }
 
@@ -205,7 +231,10 @@ export class ArtifactStore implements ChunkStore {
     }
     for (const chunk of wrong) await this.#markRotten(file, chunk)
     if (wrong.length === 0 && whole.digest('hex') !== sha256) {
-      throw new FlotillaError('VERIFY_FAILED', `verify ${file.path}: all chunks match the index, the whole does not match the signed hash; the release was made wrongly`)
+      throw new FlotillaError(
+        'VERIFY_FAILED',
+        `verify ${file.path}: all chunks match the index, the whole does not match the signed hash; the release was made wrongly`,
+      )
     }
     return wrong
   }

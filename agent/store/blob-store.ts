@@ -30,6 +30,7 @@ export class BlobStore {
 
   /** Removes every blob that is not in `keep`. */
   async prune(keep: ReadonlySet<string>): Promise<void> {
-    for (const name of await this.#disk.list(DIRECTORY)) if (!keep.has(name)) await this.#disk.remove(`${DIRECTORY}/${name}`)
+    for (const name of await this.#disk.list(DIRECTORY))
+      if (!keep.has(name)) await this.#disk.remove(`${DIRECTORY}/${name}`)
   }
 }

@@ -27,7 +27,10 @@ const PRIORITY = 10
  */
 export class Carrier {
   readonly #deps: CarrierDeps
-  readonly #carried = new Map<string, { readonly release: Release; readonly files: readonly HeldFile[]; whole: boolean }>()
+  readonly #carried = new Map<
+    string,
+    { readonly release: Release; readonly files: readonly HeldFile[]; whole: boolean }
+  >()
   readonly #working = new Set<string>()
 
   constructor(deps: CarrierDeps) {
@@ -49,7 +52,10 @@ export class Carrier {
 
   /** The files and blobs that must stay. */
   keptBlobs(): readonly string[] {
-    return [...this.#carried].flatMap(([id, { release }]) => [id, ...release.description.artifacts.map((artifact) => artifact.index.sha256)])
+    return [...this.#carried].flatMap(([id, { release }]) => [
+      id,
+      ...release.description.artifacts.map((artifact) => artifact.index.sha256),
+    ])
   }
 
   /** Brings what is carried in line with the current releases of other boards and channels. */
@@ -61,7 +67,8 @@ export class Carrier {
       this.#working.add(pointer.sha256)
       void this.#carry(pointer, signal)
         .catch((error: unknown) => {
-          if (!signal.aborted) this.#deps.log.add('warn', 'carry-failed', { release: pointer.sha256, error: messageOf(error) })
+          if (!signal.aborted)
+            this.#deps.log.add('warn', 'carry-failed', { release: pointer.sha256, error: messageOf(error) })
           this.#carried.delete(pointer.sha256)
         })
         .finally(() => this.#working.delete(pointer.sha256))
@@ -91,7 +98,11 @@ export class Carrier {
     }
     await Promise.all(files.map((file) => this.#deps.chunks.completed(file, signal)))
     entry.whole = true
-    this.#deps.log.add('info', 'carried', { release: release.id, board: release.description.board, version: release.description.version })
+    this.#deps.log.add('info', 'carried', {
+      release: release.id,
+      board: release.description.board,
+      version: release.description.version,
+    })
   }
 
   async #drop(id: string, files: readonly HeldFile[]): Promise<void> {

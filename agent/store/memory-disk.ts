@@ -9,7 +9,11 @@ export class PowerCut extends Error {
   }
 }
 
-type Inode = { durable: Uint8Array; cached: Uint8Array; readonly pending: { readonly offset: number; readonly bytes: Uint8Array }[] }
+type Inode = {
+  durable: Uint8Array
+  cached: Uint8Array
+  readonly pending: { readonly offset: number; readonly bytes: Uint8Array }[]
+}
 
 /** How a cut treats what was not flushed. `keep(n)`: the n-th unflushed write reaches the medium; `tear`: bytes of the write that is being made. */
 export type CutMode = { readonly keep: (n: number) => boolean; readonly tearBytes: number }
@@ -55,8 +59,9 @@ export class MemoryDisk implements Disk {
       inode.pending.length = 0
       inode.cached = inode.durable.slice()
     }
-    for (const change of this.#nameLog) if (this.#mode.keep(n++)) change()
-    else break // names reach the medium in order
+    for (const change of this.#nameLog)
+      if (this.#mode.keep(n++)) change()
+      else break // names reach the medium in order
     for (const inode of new Set(this.#durableNames.values())) settle(inode)
     this.#names = new Map(this.#durableNames)
     this.#nameLog = []
@@ -90,7 +95,8 @@ export class MemoryDisk implements Disk {
       this.#change()
       const inode = this.#names.get(path) ?? { durable: new Uint8Array(), cached: new Uint8Array(), pending: [] }
       const before = inode.cached.length
-      if (this.#used() - before + lengthBytes > this.#capacity) throw new FlotillaError('NOT_ENOUGH_SPACE', `allocate ${path}: full`)
+      if (this.#used() - before + lengthBytes > this.#capacity)
+        throw new FlotillaError('NOT_ENOUGH_SPACE', `allocate ${path}: full`)
       inode.cached = resize(inode.cached, lengthBytes)
       inode.durable = resize(inode.durable, lengthBytes)
       if (!this.#names.has(path)) this.#name(path, inode)
@@ -100,7 +106,8 @@ export class MemoryDisk implements Disk {
   write(path: string, offset: number, bytes: Uint8Array): Promise<void> {
     return settle(() => {
       const inode = this.#inode(path)
-      if (offset + bytes.length > inode.cached.length) throw new FlotillaError('DISK_FAILED', `write ${path}: beyond its end`)
+      if (offset + bytes.length > inode.cached.length)
+        throw new FlotillaError('DISK_FAILED', `write ${path}: beyond its end`)
       this.#change(() => {
         const torn = Math.min(bytes.length, this.#mode.tearBytes)
         if (torn > 0) overlay(inode, offset, bytes.subarray(0, torn))
@@ -166,7 +173,8 @@ export class MemoryDisk implements Disk {
   remove(path: string): Promise<void> {
     return settle(() => {
       this.#alive()
-      for (const directory of [...this.#directories]) if (directory === path || directory.startsWith(`${path}/`)) this.#directories.delete(directory)
+      for (const directory of [...this.#directories])
+        if (directory === path || directory.startsWith(`${path}/`)) this.#directories.delete(directory)
       for (const name of [...this.#names.keys()]) {
         if (name !== path && !name.startsWith(`${path}/`)) continue
         this.#change()
@@ -182,7 +190,8 @@ export class MemoryDisk implements Disk {
       const prefix = path === '.' ? '' : `${path}/`
       const names = new Set<string>()
       for (const name of [...this.#names.keys(), ...this.#directories]) {
-        if (name !== '.' && name.startsWith(prefix) && name.length > prefix.length) names.add(name.slice(prefix.length).split('/')[0] ?? '')
+        if (name !== '.' && name.startsWith(prefix) && name.length > prefix.length)
+          names.add(name.slice(prefix.length).split('/')[0] ?? '')
       }
       return [...names].sort()
     })

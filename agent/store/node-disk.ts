@@ -90,12 +90,15 @@ export class NodeDisk implements Disk {
   }
 
   async remove(path: string): Promise<void> {
-    for (const open of [...this.#handles.keys()]) if (open === path || open.startsWith(`${path}/`)) await this.#close(open)
+    for (const open of [...this.#handles.keys()])
+      if (open === path || open.startsWith(`${path}/`)) await this.#close(open)
     await this.#run(`remove ${path}`, () => rm(this.#at(path), { recursive: true, force: true }))
   }
 
   async list(path: string): Promise<readonly string[]> {
-    return this.#run(`list ${path}`, async () => ((await readdir(this.#at(path)).catch(undefinedIfMissing)) ?? []).sort())
+    return this.#run(`list ${path}`, async () =>
+      ((await readdir(this.#at(path)).catch(undefinedIfMissing)) ?? []).sort(),
+    )
   }
 
   async freeBytes(): Promise<number> {
@@ -141,7 +144,9 @@ export class NodeDisk implements Disk {
       if (cause instanceof FlotillaError) throw cause
       const code = (cause as NodeJS.ErrnoException).code
       if (code === 'ENOSPC' || code === 'EDQUOT') {
-        throw new FlotillaError('NOT_ENOUGH_SPACE', `${what}: the disk under ${this.#root} is full; free space on it`, { cause })
+        throw new FlotillaError('NOT_ENOUGH_SPACE', `${what}: the disk under ${this.#root} is full; free space on it`, {
+          cause,
+        })
       }
       const hint = code === 'EROFS' ? '; the file system is mounted read-only' : ''
       throw new FlotillaError('DISK_FAILED', `${what} under ${this.#root}: ${messageOf(cause)}${hint}`, { cause })

@@ -35,7 +35,10 @@ export class ReleaseFetcher {
       if (bytes === undefined) return undefined
       const index = parseChunkIndex(bytes)
       if (index.artifactBytes !== artifact.lengthBytes) {
-        throw new FlotillaError('BAD_INDEX', `${artifact.name}: its index covers ${index.artifactBytes} bytes, the release says ${artifact.lengthBytes}`)
+        throw new FlotillaError(
+          'BAD_INDEX',
+          `${artifact.name}: its index covers ${index.artifactBytes} bytes, the release says ${artifact.lengthBytes}`,
+        )
       }
       indexes.set(index.id, index)
     }

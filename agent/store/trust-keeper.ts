@@ -24,7 +24,11 @@ export class TrustKeeper {
     this.#trust = trust
     this.#fleet = fleet
     const policy = this.#matchPolicy(trust.set, trust.policy)
-    if (policy === undefined) throw new FlotillaError('MISSING', `read trust: no policy of fleet ${fleet} is stored; provision the device again`)
+    if (policy === undefined)
+      throw new FlotillaError(
+        'MISSING',
+        `read trust: no policy of fleet ${fleet} is stored; provision the device again`,
+      )
     this.#policy = policy
   }
 
@@ -60,8 +64,12 @@ export class TrustKeeper {
     const bytes = [bundle.policy, this.#trust.policy].find((candidate) => this.#isPolicy(candidate, pointer?.sha256))
     if (pointer !== undefined && bytes === undefined) {
       const rootsOnly = { ...this.set, root: verdict.set.root }
-      if (verdict.newRoots.length > 0) await this.#commit({ set: rootsOnly, roots, policy: this.#trust.policy }, verdict.newRoots)
-      return { changed: verdict.newRoots.length > 0, refusal: new FlotillaError('MISSING', 'bundle: the fleet policy was withheld') }
+      if (verdict.newRoots.length > 0)
+        await this.#commit({ set: rootsOnly, roots, policy: this.#trust.policy }, verdict.newRoots)
+      return {
+        changed: verdict.newRoots.length > 0,
+        refusal: new FlotillaError('MISSING', 'bundle: the fleet policy was withheld'),
+      }
     }
     await this.#commit({ set: verdict.set, roots, policy: bytes ?? this.#trust.policy }, verdict.newRoots)
     return { changed: true, refusal: verdict.refusal }

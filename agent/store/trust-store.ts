@@ -9,7 +9,11 @@ const MAX_STORE_BYTES = 4 * 2 ** 20
 const MAX_ROOT_BYTES = 16_384
 
 /** Trust as it lies on the device, with the chain of roots that others may need. */
-export type StoredTrust = { readonly set: TrustedSet; readonly roots: readonly Uint8Array[]; readonly policy: Uint8Array | undefined }
+export type StoredTrust = {
+  readonly set: TrustedSet
+  readonly roots: readonly Uint8Array[]
+  readonly policy: Uint8Array | undefined
+}
 
 /**
  * Keeps the trusted set in one file of two generations and the roots one by one. Roots are written before the set
@@ -30,9 +34,14 @@ export class TrustStore {
     const roots = await this.#readRoots()
     const first = roots[0]
     if (first === undefined) {
-      throw new FlotillaError('MISSING', 'read trust: there is no root metadata in trust/root; provision the device with `flotilla device create`')
+      throw new FlotillaError(
+        'MISSING',
+        'read trust: there is no root metadata in trust/root; provision the device with `flotilla device create`',
+      )
     }
-    const built = Number(Buffer.from((await readSmallFile(this.#disk, 'trust/built', 32)) ?? new Uint8Array()).toString())
+    const built = Number(
+      Buffer.from((await readSmallFile(this.#disk, 'trust/built', 32)) ?? new Uint8Array()).toString(),
+    )
     const stored = await this.#readSet()
     const newest = roots.at(-1) ?? first
     const set = reverifySet(

@@ -17,16 +17,34 @@ export function deviceCommand(): Command {
     .requiredOption('--name <name>', 'name of the device')
     .option('--config <file>', 'its agent.yaml (default: one that fits the directory)')
     .option('--no-courier', 'do not carry releases of other boards')
-    .action(async (directory: string, releaseName: string, options: { repo: string; name: string; config?: string; courier: boolean }) => {
-      const repository = Repository.open(options.repo)
-      const release = repository.findRelease(releaseName)
-      const { board } = release.description
-      const ca = firstCa(repository, await askPassphrase('the CA key'))
-      const enrolment = enrol(repository, ca, { name: options.name, board, capabilities: options.courier ? ['sync', 'serve', 'courier'] : ['sync', 'serve'] })
-      createDeviceTree(repository, release, enrolment, directory, options.config === undefined ? defaultConfig(directory, release.description) : read(options.config))
-      process.stdout.write(`${enrolment.id}\n`)
-      process.stderr.write(`device ${options.name} (${board}) in ${directory}, starts with ${release.description.version}\n`)
-    })
+    .action(
+      async (
+        directory: string,
+        releaseName: string,
+        options: { repo: string; name: string; config?: string; courier: boolean },
+      ) => {
+        const repository = Repository.open(options.repo)
+        const release = repository.findRelease(releaseName)
+        const { board } = release.description
+        const ca = firstCa(repository, await askPassphrase('the CA key'))
+        const enrolment = enrol(repository, ca, {
+          name: options.name,
+          board,
+          capabilities: options.courier ? ['sync', 'serve', 'courier'] : ['sync', 'serve'],
+        })
+        createDeviceTree(
+          repository,
+          release,
+          enrolment,
+          directory,
+          options.config === undefined ? defaultConfig(directory, release.description) : read(options.config),
+        )
+        process.stdout.write(`${enrolment.id}\n`)
+        process.stderr.write(
+          `device ${options.name} (${board}) in ${directory}, starts with ${release.description.version}\n`,
+        )
+      },
+    )
   return new Command('device').description('enrol devices').addCommand(create)
 }
 

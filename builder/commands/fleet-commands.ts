@@ -15,7 +15,7 @@ import { askPassphrase } from './passphrase.ts'
 
 /** `--repo`, on every command that works on a repository. */
 export function repoOption(): Option {
-  return new Option('--repo <dir>', 'the operator\'s repository').env('FLOTILLA_REPO').default('flotilla-repo')
+  return new Option('--repo <dir>', "the operator's repository").env('FLOTILLA_REPO').default('flotilla-repo')
 }
 
 /** `flotilla fleet`: start a fleet, look at it. */
@@ -27,7 +27,10 @@ export function fleetCommand(): Command {
     .option('--interface <names...>', 'look for devices on these links only', [])
     .option('--watch', 'go on showing changes until interrupted')
     .option('--json', 'machine-readable output')
-    .addHelpText('after', '\nExamples:\n  flotilla fleet init --name demo --dev\n  flotilla fleet --via robot-3\n  flotilla fleet --via 192.168.1.7 --watch')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  flotilla fleet init --name demo --dev\n  flotilla fleet --via robot-3\n  flotilla fleet --via 192.168.1.7 --watch',
+    )
     .action(showFleet)
     .addCommand(initCommand())
 }
@@ -39,29 +42,54 @@ function initCommand(): Command {
     .requiredOption('--name <fleet>', 'name of the fleet')
     .option('--dev', 'one-person short cut: make all keys here, sign and publish at once')
     .option('--keys <dir>', 'key files of the ceremony; only their public halves are read')
-    .addHelpText('after', '\nA real fleet: every key holder runs `flotilla keys init`, the files come together for --keys (the secret part may be cut out),\nthen each signs with `flotilla release sign`, and `flotilla release publish` makes it current.')
+    .addHelpText(
+      'after',
+      '\nA real fleet: every key holder runs `flotilla keys init`, the files come together for --keys (the secret part may be cut out),\nthen each signs with `flotilla release sign`, and `flotilla release publish` makes it current.',
+    )
     .action(async (options: { repo: string; name: string; dev?: boolean; keys?: string }) => {
-      if (!NAME_PATTERN.test(options.name)) throw new FlotillaError('BAD_INPUT', `fleet init: ${JSON.stringify(options.name)} is not a plain lower-case name`)
-      if ((options.dev === true) === (options.keys !== undefined)) throw new FlotillaError('USAGE', 'fleet init: give either --dev or --keys DIR')
+      if (!NAME_PATTERN.test(options.name))
+        throw new FlotillaError(
+          'BAD_INPUT',
+          `fleet init: ${JSON.stringify(options.name)} is not a plain lower-case name`,
+        )
+      if ((options.dev === true) === (options.keys !== undefined))
+        throw new FlotillaError('USAGE', 'fleet init: give either --dev or --keys DIR')
       const passphrase = options.dev === true ? await askPassphrase('the keys of the new fleet') : ''
       const repository = Repository.create(options.repo, options.name)
-      const keys = options.keys === undefined ? createDevKeys(repository.keysDirectory(), passphrase) : groupKeys(listKeys(options.keys))
+      const keys =
+        options.keys === undefined
+          ? createDevKeys(repository.keysDirectory(), passphrase)
+          : groupKeys(listKeys(options.keys))
       stage(stagingDirectory(repository), composeFleet(repository, keys, Date.now()))
       process.stderr.write(`fleet ${options.name} in ${options.repo}\n`)
-      for (const key of Object.values(keys).flat()) process.stderr.write(`  ${key.name.padEnd(14)} ${key.purpose.padEnd(10)} ${spokenFingerprint(key.publicHex)}\n`)
+      for (const key of Object.values(keys).flat())
+        process.stderr.write(`  ${key.name.padEnd(14)} ${key.purpose.padEnd(10)} ${spokenFingerprint(key.publicHex)}\n`)
       if (options.dev !== true) {
-        process.stderr.write(`waits for signatures in ${join(options.repo, 'staging')}: flotilla release sign --key FILE\n`)
+        process.stderr.write(
+          `waits for signatures in ${join(options.repo, 'staging')}: flotilla release sign --key FILE\n`,
+        )
         return
       }
       const opened = [...keys.root, ...keys.manager, ...keys.fleet].map((key) => openKey(key.path, passphrase))
       signStaged(repository, stagingDirectory(repository), opened)
-      publishStaged(repository, stagingDirectory(repository), { publishers: repository.openKeys('publisher', passphrase), nowMs: Date.now(), minRoot: 1 })
+      publishStaged(repository, stagingDirectory(repository), {
+        publishers: repository.openKeys('publisher', passphrase),
+        nowMs: Date.now(),
+        minRoot: 1,
+      })
       process.stderr.write('published. All keys lie in one place: for development only.\n')
     })
 }
 
-async function showFleet(options: { repo: string; via?: string; interface: string[]; watch?: boolean; json?: boolean }): Promise<void> {
-  if (options.via === undefined) throw new FlotillaError('USAGE', 'fleet: name a member to ask: flotilla fleet --via DEVICE')
+async function showFleet(options: {
+  repo: string
+  via?: string
+  interface: string[]
+  watch?: boolean
+  json?: boolean
+}): Promise<void> {
+  if (options.via === undefined)
+    throw new FlotillaError('USAGE', 'fleet: name a member to ask: flotilla fleet --via DEVICE')
   const repository = Repository.open(options.repo)
   const passphrase = process.env['FLOTILLA_PASSPHRASE']
   const identity = operatorIdentity(repository, () => firstCa(repository, passphrase))
@@ -87,6 +115,7 @@ async function showFleet(options: { repo: string; via?: string; interface: strin
 export function firstCa(repository: Repository, passphrase: string | undefined) {
   const ca = listKeys(repository.keysDirectory()).find((key) => key.purpose === 'ca')
   if (ca === undefined) throw new FlotillaError('NOT_FOUND', `enrol: no CA key lies in ${repository.keysDirectory()}`)
-  if (passphrase === undefined || passphrase === '') throw new FlotillaError('USAGE', `open ${ca.path}: set FLOTILLA_PASSPHRASE`)
+  if (passphrase === undefined || passphrase === '')
+    throw new FlotillaError('USAGE', `open ${ca.path}: set FLOTILLA_PASSPHRASE`)
   return openKey(ca.path, passphrase)
 }

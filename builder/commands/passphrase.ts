@@ -9,7 +9,8 @@ import { FlotillaError } from '../../protocol/errors.ts'
 export async function askPassphrase(what: string): Promise<string> {
   const given = process.env['FLOTILLA_PASSPHRASE']
   if (given !== undefined && given !== '') return given
-  if (!process.stdin.isTTY) throw new FlotillaError('USAGE', `${what}: a passphrase is needed; set FLOTILLA_PASSPHRASE or run on a terminal`)
+  if (!process.stdin.isTTY)
+    throw new FlotillaError('USAGE', `${what}: a passphrase is needed; set FLOTILLA_PASSPHRASE or run on a terminal`)
   process.stderr.write(`Passphrase for ${what}: `)
   const silent = new Writable({ write: (_chunk, _encoding, done) => done() })
   const lines = createInterface({ input: process.stdin, output: silent, terminal: true })
@@ -23,7 +24,8 @@ export async function askPassphrase(what: string): Promise<string> {
 /** Asks for yes on a terminal; `--yes` or no terminal with the flag goes on. */
 export async function confirm(question: string, yes: boolean): Promise<void> {
   if (yes) return
-  if (!process.stdin.isTTY) throw new FlotillaError('USAGE', `${question}: give --yes when there is no terminal to ask on`)
+  if (!process.stdin.isTTY)
+    throw new FlotillaError('USAGE', `${question}: give --yes when there is no terminal to ask on`)
   const lines = createInterface({ input: process.stdin, output: process.stderr })
   const answer = await new Promise<string>((resolve) => lines.question(`${question} [y/N] `, resolve))
   lines.close()

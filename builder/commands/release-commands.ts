@@ -7,7 +7,15 @@ import { prepareRelease } from '../release/create-release.ts'
 import { diffReleases } from '../release/diff-releases.ts'
 import { listKeys, openKey } from '../release/key-file.ts'
 import { Repository } from '../release/repository.ts'
-import { mergeStaged, publishStaged, readStaged, signStaged, stage, stagingDirectory, summarizeStaged } from '../release/staging.ts'
+import {
+  mergeStaged,
+  publishStaged,
+  readStaged,
+  signStaged,
+  stage,
+  stagingDirectory,
+  summarizeStaged,
+} from '../release/staging.ts'
 import { verifyRelease } from '../release/verify-release.ts'
 import { repoOption } from './fleet-commands.ts'
 import { askPassphrase, confirm } from './passphrase.ts'
@@ -15,19 +23,51 @@ import { askPassphrase, confirm } from './passphrase.ts'
 /** `flotilla release`: make, sign, publish, look at and carry releases. */
 export function releaseCommand(): Command {
   const release = new Command('release').description('make, sign, publish and carry releases')
-  for (const command of [createCommand('create'), createCommand('prepare'), signCommand(), mergeCommand(), publishCommand(), listCommand(), showCommand(), verifyCommand(), diffCommand(), exportCommand(), importCommand()]) release.addCommand(command)
+  for (const command of [
+    createCommand('create'),
+    createCommand('prepare'),
+    signCommand(),
+    mergeCommand(),
+    publishCommand(),
+    listCommand(),
+    showCommand(),
+    verifyCommand(),
+    diffCommand(),
+    exportCommand(),
+    importCommand(),
+  ])
+    release.addCommand(command)
   return release
 }
 
-type CreateOptions = { repo: string; board: string; channel: string; images: string; as: string; hardware: string[]; minSeq?: string; deadline: string; tries: string; notes: string; json?: boolean }
+type CreateOptions = {
+  repo: string
+  board: string
+  channel: string
+  images: string
+  as: string
+  hardware: string[]
+  minSeq?: string
+  deadline: string
+  tries: string
+  notes: string
+  json?: boolean
+}
 
 function createCommand(name: 'create' | 'prepare'): Command {
   return new Command(name)
-    .description(name === 'create' ? 'index, describe, sign and publish what a build left in a directory' : 'the same up to the signatures: stage for `release sign`')
+    .description(
+      name === 'create'
+        ? 'index, describe, sign and publish what a build left in a directory'
+        : 'the same up to the signatures: stage for `release sign`',
+    )
     .addOption(repoOption())
     .requiredOption('--board <board>', 'the board, such as pi-4')
     .option('--channel <channel>', 'stable needs two signatures, others one', 'stable')
-    .requiredOption('--images <dir>', 'kernel, rootfs.squashfs, modules.squashfs, device trees, boot files; containers/*.tar and skiff-core.yaml if there are any')
+    .requiredOption(
+      '--images <dir>',
+      'kernel, rootfs.squashfs, modules.squashfs, device trees, boot files; containers/*.tar and skiff-core.yaml if there are any',
+    )
     .requiredOption('--as <version>', 'the version people will read')
     .option('--hardware <ids...>', 'hardware ids it may run on (default: the board)', [])
     .option('--min-seq <n>', 'releases below this sequence are refused for good once it is proven')
@@ -35,7 +75,10 @@ function createCommand(name: 'create' | 'prepare'): Command {
     .option('--tries <n>', 'trial boots before the device falls back', '3')
     .option('--notes <text>', 'release notes', '')
     .option('--json', 'machine-readable output')
-    .addHelpText('after', '\nExample:\n  flotilla release create --board pi-4 --channel stable --images workspaces/pi4/images --as 2026.11.2')
+    .addHelpText(
+      'after',
+      '\nExample:\n  flotilla release create --board pi-4 --channel stable --images workspaces/pi4/images --as 2026.11.2',
+    )
     .action(async (options: CreateOptions) => {
       const repository = Repository.open(options.repo)
       const { release } = prepare(repository, options)
@@ -43,33 +86,54 @@ function createCommand(name: 'create' | 'prepare'): Command {
       for (const line of summarizeStaged(repository, readStaged(staging))) process.stderr.write(`${line}\n`)
       if (name === 'create') {
         const passphrase = await askPassphrase('the keys')
-        signStaged(repository, staging, ['ci', 'manager', 'fleet'].flatMap((purpose) => [...repository.openKeys(purpose as 'ci' | 'manager' | 'fleet', passphrase)]))
-        publishStaged(repository, staging, { publishers: repository.openKeys('publisher', passphrase), nowMs: Date.now(), minRoot: undefined })
+        signStaged(
+          repository,
+          staging,
+          ['ci', 'manager', 'fleet'].flatMap((purpose) => [
+            ...repository.openKeys(purpose as 'ci' | 'manager' | 'fleet', passphrase),
+          ]),
+        )
+        publishStaged(repository, staging, {
+          publishers: repository.openKeys('publisher', passphrase),
+          nowMs: Date.now(),
+          minRoot: undefined,
+        })
       }
-      if (options.json === true) process.stdout.write(`${JSON.stringify({ id: release.id, seq: release.description.seq, bytes: releaseBytes(release.description), published: name === 'create' })}\n`)
-      else process.stdout.write(`${name === 'create' ? 'published' : 'staged'} ${release.description.board}@${release.description.version} seq ${release.description.seq}, ${formatBytes(releaseBytes(release.description))}: ${shortId(release.id)}\n`)
+      if (options.json === true)
+        process.stdout.write(
+          `${JSON.stringify({ id: release.id, seq: release.description.seq, bytes: releaseBytes(release.description), published: name === 'create' })}\n`,
+        )
+      else
+        process.stdout.write(
+          `${name === 'create' ? 'published' : 'staged'} ${release.description.board}@${release.description.version} seq ${release.description.seq}, ${formatBytes(releaseBytes(release.description))}: ${shortId(release.id)}\n`,
+        )
     })
 }
 
 function prepare(repository: Repository, options: CreateOptions) {
   const number = (text: string, what: string) => {
     const value = Number(text)
-    if (!Number.isSafeInteger(value) || value < 0) throw new FlotillaError('USAGE', `release: ${what} ${JSON.stringify(text)} is not a whole number`)
+    if (!Number.isSafeInteger(value) || value < 0)
+      throw new FlotillaError('USAGE', `release: ${what} ${JSON.stringify(text)} is not a whole number`)
     return value
   }
   const keys = listKeys(repository.keysDirectory())
-  const prepared = prepareRelease(repository, { ci: keys.filter((key) => key.purpose === 'ci'), manager: keys.filter((key) => key.purpose === 'manager') }, {
-    board: options.board,
-    channel: options.channel,
-    version: options.as,
-    images: options.images,
-    hardware: options.hardware,
-    minSeq: options.minSeq === undefined ? undefined : number(options.minSeq, '--min-seq'),
-    health: { deadlineSeconds: number(options.deadline, '--deadline'), tries: number(options.tries, '--tries') },
-    notes: options.notes,
-    nowMs: Date.now(),
-    onProgress: () => {},
-  })
+  const prepared = prepareRelease(
+    repository,
+    { ci: keys.filter((key) => key.purpose === 'ci'), manager: keys.filter((key) => key.purpose === 'manager') },
+    {
+      board: options.board,
+      channel: options.channel,
+      version: options.as,
+      images: options.images,
+      hardware: options.hardware,
+      minSeq: options.minSeq === undefined ? undefined : number(options.minSeq, '--min-seq'),
+      health: { deadlineSeconds: number(options.deadline, '--deadline'), tries: number(options.tries, '--tries') },
+      notes: options.notes,
+      nowMs: Date.now(),
+      onProgress: () => {},
+    },
+  )
   stage(stagingDirectory(repository), prepared.roles)
   return prepared
 }
@@ -87,8 +151,13 @@ function signCommand(): Command {
       for (const line of summarizeStaged(repository, readStaged(staging))) process.stderr.write(`${line}\n`)
       await confirm('Sign this?', options.yes === true)
       const passphrase = await askPassphrase('the keys')
-      const signed = signStaged(repository, staging, options.key.map((file) => openKey(file, passphrase)))
-      if (signed.length === 0) throw new FlotillaError('SIGNATURE', 'sign: none of these keys may sign anything that is staged')
+      const signed = signStaged(
+        repository,
+        staging,
+        options.key.map((file) => openKey(file, passphrase)),
+      )
+      if (signed.length === 0)
+        throw new FlotillaError('SIGNATURE', 'sign: none of these keys may sign anything that is staged')
       process.stdout.write(`signed ${signed.join(', ')}\n`)
     })
 }
@@ -101,7 +170,8 @@ function mergeCommand(): Command {
     .action((directory: string, options: { repo: string }) => {
       const repository = Repository.open(options.repo)
       process.stdout.write(`merged ${mergeStaged(stagingDirectory(repository), directory).join(', ')}\n`)
-      for (const line of summarizeStaged(repository, readStaged(stagingDirectory(repository)))) process.stderr.write(`${line}\n`)
+      for (const line of summarizeStaged(repository, readStaged(stagingDirectory(repository))))
+        process.stderr.write(`${line}\n`)
     })
 }
 
@@ -113,7 +183,8 @@ function publishCommand(): Command {
       const repository = Repository.open(options.repo)
       readStaged(stagingDirectory(repository))
       const publishers = repository.openKeys('publisher', await askPassphrase('the publisher key'))
-      if (publishers.length === 0) throw new FlotillaError('NOT_FOUND', `publish: no publisher key lies in ${repository.keysDirectory()}`)
+      if (publishers.length === 0)
+        throw new FlotillaError('NOT_FOUND', `publish: no publisher key lies in ${repository.keysDirectory()}`)
       publishStaged(repository, stagingDirectory(repository), { publishers, nowMs: Date.now(), minRoot: undefined })
       process.stdout.write('published\n')
     })
@@ -127,8 +198,32 @@ function listCommand(): Command {
     .action((options: { repo: string; json?: boolean }) => {
       const repository = Repository.open(options.repo)
       const current = new Set(repository.releases().map(({ release }) => release.id))
-      const rows = repository.allReleases().map(({ id, description }) => ({ id, current: current.has(id), board: description.board, channel: description.channel, version: description.version, seq: description.seq, bytes: releaseBytes(description), issued: description.issued }))
-      printRows(rows, [['', (row) => (row.current ? '*' : '')], ['ID', (row) => shortId(row.id)], ['BOARD', (row) => row.board], ['CHANNEL', (row) => row.channel], ['VERSION', (row) => row.version], ['SEQ', (row) => String(row.seq)], ['SIZE', (row) => formatBytes(row.bytes)], ['ISSUED', (row) => row.issued]], options)
+      const rows = repository
+        .allReleases()
+        .map(({ id, description }) => ({
+          id,
+          current: current.has(id),
+          board: description.board,
+          channel: description.channel,
+          version: description.version,
+          seq: description.seq,
+          bytes: releaseBytes(description),
+          issued: description.issued,
+        }))
+      printRows(
+        rows,
+        [
+          ['', (row) => (row.current ? '*' : '')],
+          ['ID', (row) => shortId(row.id)],
+          ['BOARD', (row) => row.board],
+          ['CHANNEL', (row) => row.channel],
+          ['VERSION', (row) => row.version],
+          ['SEQ', (row) => String(row.seq)],
+          ['SIZE', (row) => formatBytes(row.bytes)],
+          ['ISSUED', (row) => row.issued],
+        ],
+        options,
+      )
     })
 }
 
@@ -140,7 +235,8 @@ function showCommand(): Command {
     .option('--json', 'machine-readable output')
     .action((name: string, options: { repo: string; json?: boolean }) => {
       const release = Repository.open(options.repo).findRelease(name)
-      if (options.json === true) return void process.stdout.write(`${JSON.stringify({ id: release.id, ...release.description }, null, 2)}\n`)
+      if (options.json === true)
+        return void process.stdout.write(`${JSON.stringify({ id: release.id, ...release.description }, null, 2)}\n`)
       process.stdout.write(describeRelease(release))
     })
 }
@@ -149,12 +245,18 @@ function describeRelease({ id, description }: Release): string {
   const head = [
     ['release', id],
     ['board', `${description.board}, channel ${description.channel}, hardware ${description.hardware.join(', ')}`],
-    ['version', `${description.version} (era ${description.era}, seq ${description.seq}, at least seq ${description.minSeq} afterwards)`],
+    [
+      'version',
+      `${description.version} (era ${description.era}, seq ${description.seq}, at least seq ${description.minSeq} afterwards)`,
+    ],
     ['issued', description.issued],
     ['health', `${description.health.tries} tries, ${description.health.deadlineSeconds} s each`],
     ...(description.notes === '' ? [] : [['notes', description.notes]]),
   ]
-  const artifacts = description.artifacts.map((artifact) => `  ${artifact.kind.padEnd(15)} ${formatBytes(artifact.lengthBytes).padStart(9)}  ${artifact.sha256.slice(0, 16)}  ${artifact.name}`)
+  const artifacts = description.artifacts.map(
+    (artifact) =>
+      `  ${artifact.kind.padEnd(15)} ${formatBytes(artifact.lengthBytes).padStart(9)}  ${artifact.sha256.slice(0, 16)}  ${artifact.name}`,
+  )
   return `${head.map(([key, value]) => `${String(key).padEnd(8)} ${value}`).join('\n')}\n${artifacts.join('\n')}\n`
 }
 
@@ -165,10 +267,13 @@ function verifyCommand(): Command {
     .addOption(repoOption())
     .action((name: string | undefined, options: { repo: string }) => {
       const repository = Repository.open(options.repo)
-      const releases = name === undefined ? repository.releases().map(({ release }) => release) : [repository.findRelease(name)]
+      const releases =
+        name === undefined ? repository.releases().map(({ release }) => release) : [repository.findRelease(name)]
       for (const release of releases) {
         verifyRelease(repository, release)
-        process.stdout.write(`good: ${release.description.board}@${release.description.version} ${shortId(release.id)}\n`)
+        process.stdout.write(
+          `good: ${release.description.board}@${release.description.version} ${shortId(release.id)}\n`,
+        )
       }
     })
 }
@@ -183,8 +288,26 @@ function diffCommand(): Command {
     .action((from: string, to: string, options: { repo: string; json?: boolean }) => {
       const repository = Repository.open(options.repo)
       const rows = diffReleases(repository, repository.findRelease(from), repository.findRelease(to))
-      const sum = rows.reduce((total, row) => ({ name: 'sum', lengthBytes: total.lengthBytes + row.lengthBytes, fetchBytes: total.fetchBytes + row.fetchBytes, indexBytes: total.indexBytes + row.indexBytes }), { name: 'sum', lengthBytes: 0, fetchBytes: 0, indexBytes: 0 })
-      printRows([...rows, sum], [['ARTIFACT', (row) => row.name], ['SIZE', (row) => formatBytes(row.lengthBytes)], ['FETCH', (row) => formatBytes(row.fetchBytes)], ['', (row) => `${row.lengthBytes === 0 ? 0 : ((row.fetchBytes * 100) / row.lengthBytes).toFixed(1)} %`], ['INDEX', (row) => formatBytes(row.indexBytes)]], options)
+      const sum = rows.reduce(
+        (total, row) => ({
+          name: 'sum',
+          lengthBytes: total.lengthBytes + row.lengthBytes,
+          fetchBytes: total.fetchBytes + row.fetchBytes,
+          indexBytes: total.indexBytes + row.indexBytes,
+        }),
+        { name: 'sum', lengthBytes: 0, fetchBytes: 0, indexBytes: 0 },
+      )
+      printRows(
+        [...rows, sum],
+        [
+          ['ARTIFACT', (row) => row.name],
+          ['SIZE', (row) => formatBytes(row.lengthBytes)],
+          ['FETCH', (row) => formatBytes(row.fetchBytes)],
+          ['', (row) => `${row.lengthBytes === 0 ? 0 : ((row.fetchBytes * 100) / row.lengthBytes).toFixed(1)} %`],
+          ['INDEX', (row) => formatBytes(row.indexBytes)],
+        ],
+        options,
+      )
     })
 }
 
@@ -196,7 +319,10 @@ function exportCommand(): Command {
     .addOption(repoOption())
     .action(async (file: string, names: string[], options: { repo: string }) => {
       const repository = Repository.open(options.repo)
-      const releases = names.length === 0 ? repository.releases().map(({ release }) => release) : names.map((name) => repository.findRelease(name))
+      const releases =
+        names.length === 0
+          ? repository.releases().map(({ release }) => release)
+          : names.map((name) => repository.findRelease(name))
       let bytes = 0
       await exportArchive(repository, releases, file, (part) => void (bytes += part))
       process.stdout.write(`${file}: ${releases.length} releases, ${formatBytes(bytes)}\n`)
@@ -210,6 +336,8 @@ function importCommand(): Command {
     .addOption(repoOption())
     .action(async (file: string, options: { repo: string }) => {
       const { files, superseded } = await importArchive(Repository.open(options.repo), file)
-      process.stdout.write(`${files} files taken${superseded ? '; its metadata is superseded by what is here, so it changes no current release' : ''}\n`)
+      process.stdout.write(
+        `${files} files taken${superseded ? '; its metadata is superseded by what is here, so it changes no current release' : ''}\n`,
+      )
     })
 }

@@ -19,10 +19,17 @@ export function seedCommand(): Command {
     .argument('<release>', 'the release: id, board@version, board/channel or board; must be current')
     .addOption(repoOption())
     .option('--interface <names...>', 'look for the device on these links only', [])
-    .option('--until <whom>', 'first: stop when that device holds it; all: watch until every device of the board is proven', 'all')
+    .option(
+      '--until <whom>',
+      'first: stop when that device holds it; all: watch until every device of the board is proven',
+      'all',
+    )
     .option('--timeout <seconds>', 'give up after', '3600')
     .option('--json', 'one JSON object per change')
-    .addHelpText('after', '\nExamples:\n  flotilla seed robot-3 pi-4@2026.11.2\n  flotilla seed 192.168.1.7 pi-4/stable --until first')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  flotilla seed robot-3 pi-4@2026.11.2\n  flotilla seed 192.168.1.7 pi-4/stable --until first',
+    )
     .action(seed)
 }
 
@@ -31,7 +38,10 @@ async function seed(device: string, name: string, options: Options): Promise<voi
   const repository = Repository.open(options.repo)
   const release = repository.findRelease(name)
   if (!repository.releases().some((current) => current.release.id === release.id)) {
-    throw new FlotillaError('NOT_FOUND', `seed ${name}: it is not the current release of its channel; devices only go forward`)
+    throw new FlotillaError(
+      'NOT_FOUND',
+      `seed ${name}: it is not the current release of its channel; devices only go forward`,
+    )
   }
   const identity = operatorIdentity(repository, () => firstCa(repository, process.env['FLOTILLA_PASSPHRASE']))
   const session = new OperatorSession({
@@ -59,19 +69,29 @@ async function watch(session: OperatorSession, release: Release, first: string, 
     const rows = session.fleet()
     const state = judgeSpread(rows, release, first)
     if (options.json === true) {
-      const line = JSON.stringify({ servedBytes: session.servedBytes, first: state.first, fleet: rows.map(({ ageSeconds: _age, ...row }) => row) })
+      const line = JSON.stringify({
+        servedBytes: session.servedBytes,
+        first: state.first,
+        fleet: rows.map(({ ageSeconds: _age, ...row }) => row),
+      })
       if (line !== last) process.stdout.write(`${line}\n`)
       last = line
     } else view.draw(liveLines(rows, release, first, session.servedBytes, state))
     if (state.firstHolds && options.until === 'first') return
     if (state.settled && state.fellBack.length > 0) {
-      throw new FlotillaError('FELL_BACK', `seed ${release.description.version}: fell back on ${state.fellBack.map((row) => `${row.name} (${row.reason})`).join('; ')}`)
+      throw new FlotillaError(
+        'FELL_BACK',
+        `seed ${release.description.version}: fell back on ${state.fellBack.map((row) => `${row.name} (${row.reason})`).join('; ')}`,
+      )
     }
     if (state.settled) {
-      process.stderr.write(`every ${release.description.board} heard of runs ${release.description.version}, proven, after ${Math.round((performance.now() - startedMs) / 1_000)} s\n`)
+      process.stderr.write(
+        `every ${release.description.board} heard of runs ${release.description.version}, proven, after ${Math.round((performance.now() - startedMs) / 1_000)} s\n`,
+      )
       return
     }
-    if (performance.now() - startedMs > Number(options.timeout) * 1_000) throw new FlotillaError('TIMEOUT', `seed: not settled within ${options.timeout} s`)
+    if (performance.now() - startedMs > Number(options.timeout) * 1_000)
+      throw new FlotillaError('TIMEOUT', `seed: not settled within ${options.timeout} s`)
     await new Promise((resolve) => setTimeout(resolve, 500))
   }
 }
@@ -80,13 +100,32 @@ async function watch(session: OperatorSession, release: Release, first: string, 
 export function judgeSpread(rows: readonly FleetRow[], release: Release, first: string) {
   const ours = rows.filter((row) => row.board === release.description.board)
   const proven = ours.filter((row) => row.releaseId === release.id && row.state === 'proven')
-  const fellBack = ours.filter((row) => row.state === 'fell-back' && row.reason.startsWith(`${release.description.version}:`))
+  const fellBack = ours.filter(
+    (row) => row.state === 'fell-back' && row.reason.startsWith(`${release.description.version}:`),
+  )
   const firstRow = rows.find((row) => row.name === first)
-  const firstHolds = firstRow !== undefined && (firstRow.releaseId === release.id || firstRow.holds.includes(release.id) || (firstRow.next === release.description.version && firstRow.percent === 100))
-  return { first: firstRow?.percent ?? 0, firstHolds, proven: proven.length, of: ours.length, fellBack, settled: ours.length > 0 && proven.length + fellBack.length === ours.length }
+  const firstHolds =
+    firstRow !== undefined &&
+    (firstRow.releaseId === release.id ||
+      firstRow.holds.includes(release.id) ||
+      (firstRow.next === release.description.version && firstRow.percent === 100))
+  return {
+    first: firstRow?.percent ?? 0,
+    firstHolds,
+    proven: proven.length,
+    of: ours.length,
+    fellBack,
+    settled: ours.length > 0 && proven.length + fellBack.length === ours.length,
+  }
 }
 
-function liveLines(rows: readonly FleetRow[], release: Release, first: string, servedBytes: number, state: ReturnType<typeof judgeSpread>): string[] {
+function liveLines(
+  rows: readonly FleetRow[],
+  release: Release,
+  first: string,
+  servedBytes: number,
+  state: ReturnType<typeof judgeSpread>,
+): string[] {
   const percent = state.firstHolds ? 100 : state.first
   return [
     `seed ${release.description.board}@${release.description.version} (${formatBytes(releaseBytes(release.description))}) → ${first}  ${bar(percent, 20)} ${percent} %, ${formatBytes(servedBytes)} sent`,

@@ -14,13 +14,19 @@ const PROGRAMS = {
 const leaveOut: Plugin = {
   name: 'leave-out',
   setup(context) {
-    context.onResolve({ filter: /^(ssh2|cpu-features|@grpc\/grpc-js|@grpc\/proto-loader|protobufjs)(\/|$)/ }, (args) => ({ path: args.path, namespace: 'left-out' }))
+    context.onResolve(
+      { filter: /^(ssh2|cpu-features|@grpc\/grpc-js|@grpc\/proto-loader|protobufjs)(\/|$)/ },
+      (args) => ({ path: args.path, namespace: 'left-out' }),
+    )
     context.onLoad({ filter: /.*/, namespace: 'left-out' }, () => ({ contents: 'module.exports = {}' }))
   },
 }
 
 /** Bundles every program into `directory` as an ES module for Node 22 and newer. @returns paths by name */
-export async function bundlePrograms(root: string, directory: string): Promise<Readonly<Record<keyof typeof PROGRAMS, string>>> {
+export async function bundlePrograms(
+  root: string,
+  directory: string,
+): Promise<Readonly<Record<keyof typeof PROGRAMS, string>>> {
   mkdirSync(directory, { recursive: true })
   const out = (name: keyof typeof PROGRAMS) => join(directory, `${name}.mjs`)
   for (const [name, entry] of Object.entries(PROGRAMS)) {
@@ -37,9 +43,15 @@ export async function bundlePrograms(root: string, directory: string): Promise<R
       external: ['esbuild'],
       plugins: [leaveOut],
       // CommonJS parts (dns-packet, dockerode) call require.
-      banner: { js: "import{createRequire as flotillaRequire}from'node:module';const require=flotillaRequire(import.meta.url);" },
+      banner: {
+        js: "import{createRequire as flotillaRequire}from'node:module';const require=flotillaRequire(import.meta.url);",
+      },
       logLevel: 'warning',
     })
   }
-  return { 'flotilla-agent': out('flotilla-agent'), 'directory-loader': out('directory-loader'), flotilla: out('flotilla') }
+  return {
+    'flotilla-agent': out('flotilla-agent'),
+    'directory-loader': out('directory-loader'),
+    flotilla: out('flotilla'),
+  }
 }

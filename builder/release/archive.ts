@@ -16,7 +16,12 @@ const MAX_BLOB_BYTES = 16 * 2 ** 20
  * Writes releases with all metadata into one tar file, for a USB stick: `metadata.json` (the same bundle that peers
  * exchange, all roots), `blobs/…`, `artifacts/…`. Written under a temporary name, renamed when whole.
  */
-export async function exportArchive(repository: Repository, releases: readonly Release[], file: string, onProgress: (bytes: number) => void): Promise<void> {
+export async function exportArchive(
+  repository: Repository,
+  releases: readonly Release[],
+  file: string,
+  onProgress: (bytes: number) => void,
+): Promise<void> {
   const tar = pack()
   const temporary = `${file}.new`
   const writing = pipeline(tar, createWriteStream(temporary))
@@ -24,9 +29,16 @@ export async function exportArchive(repository: Repository, releases: readonly R
   const add = (name: string, bytes: Uint8Array) => tar.entry({ name, mtime: new Date(0) }, Buffer.from(bytes))
   add('root.json', repository.roots()[0] ?? new Uint8Array())
   add('metadata.json', encodeBundle(bundle))
-  const blobs = new Set(releases.flatMap((release) => [release.id, ...release.description.artifacts.map((artifact) => artifact.index.sha256)]))
+  const blobs = new Set(
+    releases.flatMap((release) => [
+      release.id,
+      ...release.description.artifacts.map((artifact) => artifact.index.sha256),
+    ]),
+  )
   for (const sha256 of blobs) add(`blobs/${sha256}`, requireBlob(repository, sha256))
-  for (const sha256 of new Set(releases.flatMap((release) => release.description.artifacts.map((artifact) => artifact.sha256)))) {
+  for (const sha256 of new Set(
+    releases.flatMap((release) => release.description.artifacts.map((artifact) => artifact.sha256)),
+  )) {
     const path = repository.artifactPath(sha256)
     const entry = tar.entry({ name: `artifacts/${sha256}`, size: statSync(path).size, mtime: new Date(0) })
     const source = createReadStream(path)
@@ -47,7 +59,10 @@ export async function exportArchive(repository: Repository, releases: readonly R
  * every file by its hash. Metadata that is older than the repository's is superseded, its files may still be of use.
  * @returns what was taken
  */
-export async function importArchive(repository: Repository, file: string): Promise<{ readonly files: number; readonly superseded: boolean }> {
+export async function importArchive(
+  repository: Repository,
+  file: string,
+): Promise<{ readonly files: number; readonly superseded: boolean }> {
   if (!existsSync(file)) throw new FlotillaError('NOT_FOUND', `import ${file}: there is no such file`)
   const tar = extract()
   const reading = pipeline(createReadStream(file), tar)
@@ -79,17 +94,24 @@ export async function importArchive(repository: Repository, file: string): Promi
 function takeMetadata(repository: Repository, bytes: Uint8Array): boolean {
   const bundle = parseBundle(bytes)
   const first = repository.roots()[0]
-  if (first === undefined) throw new FlotillaError('MISSING', 'import: this repository has no root metadata; begin with the fleet\'s own repository')
+  if (first === undefined)
+    throw new FlotillaError(
+      'MISSING',
+      "import: this repository has no root metadata; begin with the fleet's own repository",
+    )
   const known = repository.trustedSet()
   const newer = bundle.roots.slice(known.root.data.version - 1)
   const verdict = judgeBundle(known, { ...bundle, roots: newer }, DEVICE_RULES)
   if (verdict.refusal?.code === 'ROLLBACK') return true
-  if (verdict.refusal !== undefined) throw new FlotillaError(verdict.refusal.code, `import: ${verdict.refusal.message}`, { cause: verdict.refusal })
+  if (verdict.refusal !== undefined)
+    throw new FlotillaError(verdict.refusal.code, `import: ${verdict.refusal.message}`, { cause: verdict.refusal })
   let version = known.root.data.version
   for (const root of newer) repository.writeMetadata(`${(version += 1)}.root.json`, root)
-  for (const [name, file] of verdict.set.roles) repository.writeMetadata(`${file.data.version}.${name}.json`, file.bytes)
+  for (const [name, file] of verdict.set.roles)
+    repository.writeMetadata(`${file.data.version}.${name}.json`, file.bytes)
   if (bundle.policy !== undefined) repository.writeBlob(bundle.policy)
-  if (verdict.set.snapshot !== undefined) repository.writeMetadata(`${verdict.set.snapshot.data.version}.snapshot.json`, verdict.set.snapshot.bytes)
+  if (verdict.set.snapshot !== undefined)
+    repository.writeMetadata(`${verdict.set.snapshot.data.version}.snapshot.json`, verdict.set.snapshot.bytes)
   if (verdict.set.timestamp !== undefined) repository.writeMetadata('timestamp.json', verdict.set.timestamp.bytes)
   return false
 }
@@ -97,13 +119,17 @@ function takeMetadata(repository: Repository, bytes: Uint8Array): boolean {
 async function takeArtifact(repository: Repository, entry: AsyncIterable<unknown>, sha256: string): Promise<void> {
   const path = repository.artifactPath(sha256)
   const hash = createHash('sha256')
-  await pipeline(entry, async function* (source: AsyncIterable<unknown>) {
-    for await (const part of source) {
-      if (!(part instanceof Uint8Array)) continue
-      hash.update(part)
-      yield part
-    }
-  }, createWriteStream(`${path}.new`))
+  await pipeline(
+    entry,
+    async function* (source: AsyncIterable<unknown>) {
+      for await (const part of source) {
+        if (!(part instanceof Uint8Array)) continue
+        hash.update(part)
+        yield part
+      }
+    },
+    createWriteStream(`${path}.new`),
+  )
   requireHash(hash.digest('hex'), sha256, `artifacts/${sha256}`)
   renameSync(`${path}.new`, path)
 }
@@ -121,11 +147,16 @@ async function readEntry(entry: AsyncIterable<unknown>, maxBytes: number): Promi
 }
 
 function requireHash(found: string, wanted: string, name: string): void {
-  if (found !== wanted) throw new FlotillaError('VERIFY_FAILED', `import: ${name} is damaged (its hash is ${found.slice(0, 16)}…); copy the file to the stick again`)
+  if (found !== wanted)
+    throw new FlotillaError(
+      'VERIFY_FAILED',
+      `import: ${name} is damaged (its hash is ${found.slice(0, 16)}…); copy the file to the stick again`,
+    )
 }
 
 function requireBlob(repository: Repository, sha256: string): Uint8Array {
   const bytes = repository.readBlob(sha256)
-  if (bytes === undefined) throw new FlotillaError('MISSING', `export: ${sha256.slice(0, 16)}… is not in the repository`)
+  if (bytes === undefined)
+    throw new FlotillaError('MISSING', `export: ${sha256.slice(0, 16)}… is not in the repository`)
   return bytes
 }

@@ -25,7 +25,10 @@ export function collectImages(directory: string): readonly CollectedImage[] {
   const images = walk(directory, '').map((name) => ({ name, kind: kindOf(name), path: join(directory, name) }))
   for (const kind of ['kernel', 'rootfs'] as const) {
     if (!images.some((image) => image.kind === kind)) {
-      throw new FlotillaError('BAD_INPUT', `collect images in ${directory}: no ${kind} is there (${kind === 'rootfs' ? 'rootfs.squashfs' : 'Image, zImage, bzImage or vmlinuz'}); is it the directory that the build left its images in?`)
+      throw new FlotillaError(
+        'BAD_INPUT',
+        `collect images in ${directory}: no ${kind} is there (${kind === 'rootfs' ? 'rootfs.squashfs' : 'Image, zImage, bzImage or vmlinuz'}); is it the directory that the build left its images in?`,
+      )
     }
   }
   return images
@@ -42,7 +45,8 @@ function walk(root: string, prefix: string): string[] {
     const path = prefix === '' ? name : `${prefix}/${name}`
     const info = statSync(join(root, path))
     if (info.isDirectory()) return walk(root, path)
-    if (!info.isFile()) throw new FlotillaError('BAD_INPUT', `collect images: ${path} is neither a file nor a directory`)
+    if (!info.isFile())
+      throw new FlotillaError('BAD_INPUT', `collect images: ${path} is neither a file nor a directory`)
     return [path]
   })
 }

@@ -13,10 +13,24 @@ export type RoleSpec = { readonly keys: readonly string[]; readonly threshold: n
 const DAY_MS = 86_400_000
 
 /** Lifetimes of facts/trust.md 4.1, in days. */
-export const LIFETIME_DAYS = { root: 1826, targets: 1095, stable: 730, other: 90, fleet: 730, snapshot: 365, timestamp: 30 } as const
+export const LIFETIME_DAYS = {
+  root: 1826,
+  targets: 1095,
+  stable: 730,
+  other: 90,
+  fleet: 730,
+  snapshot: 365,
+  timestamp: 30,
+} as const
 
 function common(type: string, version: number, nowMs: number, days: number) {
-  return { _type: type, spec_version: '1.0.34', version, expires: isoSeconds(nowMs + days * DAY_MS), 'x-issued': isoSeconds(nowMs) }
+  return {
+    _type: type,
+    spec_version: '1.0.34',
+    version,
+    expires: isoSeconds(nowMs + days * DAY_MS),
+    'x-issued': isoSeconds(nowMs),
+  }
 }
 
 /** TUF's time format: whole seconds, UTC. */
@@ -33,7 +47,11 @@ function roleKeys({ keys, threshold }: RoleSpec) {
 }
 
 /** Root metadata, unsigned. Keys are public halves in hexadecimal. */
-export function composeRoot(version: number, nowMs: number, roles: Readonly<Record<'root' | 'targets' | 'snapshot' | 'timestamp', RoleSpec>>): MetadataJson {
+export function composeRoot(
+  version: number,
+  nowMs: number,
+  roles: Readonly<Record<'root' | 'targets' | 'snapshot' | 'timestamp', RoleSpec>>,
+): MetadataJson {
   return {
     signed: {
       ...common('root', version, nowMs, LIFETIME_DAYS.root),
@@ -49,7 +67,12 @@ export function composeRoot(version: number, nowMs: number, roles: Readonly<Reco
 export type Delegation = RoleSpec & { readonly name: string; readonly paths: readonly string[] }
 
 /** Top-level targets metadata: delegations only. */
-export function composeTargets(version: number, nowMs: number, era: number, delegations: readonly Delegation[]): MetadataJson {
+export function composeTargets(
+  version: number,
+  nowMs: number,
+  era: number,
+  delegations: readonly Delegation[],
+): MetadataJson {
   return {
     signed: {
       ...common('targets', version, nowMs, LIFETIME_DAYS.targets),
@@ -57,7 +80,12 @@ export function composeTargets(version: number, nowMs: number, era: number, dele
       targets: {},
       delegations: {
         keys: keyMap(delegations.flatMap((role) => role.keys)),
-        roles: delegations.map((role) => ({ name: role.name, ...roleKeys(role), terminating: true, paths: role.paths })),
+        roles: delegations.map((role) => ({
+          name: role.name,
+          ...roleKeys(role),
+          terminating: true,
+          paths: role.paths,
+        })),
       },
     },
     signatures: [],
@@ -65,21 +93,46 @@ export function composeTargets(version: number, nowMs: number, era: number, dele
 }
 
 /** A delegated role with its signed files. */
-export function composeRole(name: string, version: number, nowMs: number, files: ReadonlyMap<string, Uint8Array>): MetadataJson {
-  const days = name.startsWith('fleet.') ? LIFETIME_DAYS.fleet : name.endsWith('.stable') ? LIFETIME_DAYS.stable : LIFETIME_DAYS.other
+export function composeRole(
+  name: string,
+  version: number,
+  nowMs: number,
+  files: ReadonlyMap<string, Uint8Array>,
+): MetadataJson {
+  const days = name.startsWith('fleet.')
+    ? LIFETIME_DAYS.fleet
+    : name.endsWith('.stable')
+      ? LIFETIME_DAYS.stable
+      : LIFETIME_DAYS.other
   const targets = [...files].map(([path, bytes]) => [path, { length: bytes.length, hashes: { sha256: sha256(bytes) } }])
-  return { signed: { ...common('targets', version, nowMs, days), targets: Object.fromEntries(targets) }, signatures: [] }
+  return {
+    signed: { ...common('targets', version, nowMs, days), targets: Object.fromEntries(targets) },
+    signatures: [],
+  }
 }
 
 /** Snapshot metadata over the files of all roles. */
 export function composeSnapshot(version: number, nowMs: number, roles: ReadonlyMap<string, Uint8Array>): MetadataJson {
   const meta = [...roles].map(([name, bytes]) => [`${name}.json`, metaOf(bytes)])
-  return { signed: { ...common('snapshot', version, nowMs, LIFETIME_DAYS.snapshot), meta: Object.fromEntries(meta) }, signatures: [] }
+  return {
+    signed: { ...common('snapshot', version, nowMs, LIFETIME_DAYS.snapshot), meta: Object.fromEntries(meta) },
+    signatures: [],
+  }
 }
 
-export function composeTimestamp(version: number, nowMs: number, snapshot: Uint8Array, minRoot: number, days: number = LIFETIME_DAYS.timestamp): MetadataJson {
+export function composeTimestamp(
+  version: number,
+  nowMs: number,
+  snapshot: Uint8Array,
+  minRoot: number,
+  days: number = LIFETIME_DAYS.timestamp,
+): MetadataJson {
   return {
-    signed: { ...common('timestamp', version, nowMs, days), 'x-min-root': minRoot, meta: { 'snapshot.json': metaOf(snapshot) } },
+    signed: {
+      ...common('timestamp', version, nowMs, days),
+      'x-min-root': minRoot,
+      meta: { 'snapshot.json': metaOf(snapshot) },
+    },
     signatures: [],
   }
 }
@@ -95,7 +148,10 @@ export function signMetadata(metadata: MetadataJson, keys: readonly SigningKey[]
   const old = metadata.signatures.filter(({ keyid }) => !keys.some((key) => key.keyId === keyid))
   return {
     signed: metadata.signed,
-    signatures: [...old, ...keys.map((key) => ({ keyid: key.keyId, sig: Buffer.from(key.sign(message)).toString('hex') }))],
+    signatures: [
+      ...old,
+      ...keys.map((key) => ({ keyid: key.keyId, sig: Buffer.from(key.sign(message)).toString('hex') })),
+    ],
   }
 }
 

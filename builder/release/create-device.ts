@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { constants, copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { constants, copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { firstBootRecords } from '../../protocol/boot/boot-record.ts'
 import { placeOf, PROVEN_MARKER, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
@@ -15,10 +15,16 @@ import type { Repository } from './repository.ts'
 export type Enrolment = { readonly id: string; readonly seed: Uint8Array; readonly certificate: Uint8Array }
 
 /** Signs a certificate for a device key. */
-export function enrol(repository: Repository, ca: SigningKey, device: { readonly name: string; readonly board: string; readonly capabilities: readonly Capability[] }, seed: Uint8Array = randomBytes(32)): Enrolment {
+export function enrol(
+  repository: Repository,
+  ca: SigningKey,
+  device: { readonly name: string; readonly board: string; readonly capabilities: readonly Capability[] },
+  seed: Uint8Array = randomBytes(32),
+): Enrolment {
   const { id } = identityFromSeed(seed)
   const policy = repository.policy()
-  if (!policy.caKeys.includes(ca.publicHex)) throw new FlotillaError('BAD_INPUT', `enrol ${device.name}: key ${ca.name} is not a CA of this fleet's policy`)
+  if (!policy.caKeys.includes(ca.publicHex))
+    throw new FlotillaError('BAD_INPUT', `enrol ${device.name}: key ${ca.name} is not a CA of this fleet's policy`)
   const certificate = { fleet: repository.fleet, device: id, ...device, serial: Date.now(), epoch: policy.minEpoch }
   return { id, seed, certificate: signCertificate(certificate, ca.publicHex, ca.sign) }
 }
@@ -27,7 +33,13 @@ export function enrol(repository: Repository, ca: SigningKey, device: { readonly
  * Lays out a device of the `directory` boot family: `boot/` with the release proven in its slot, `persist/` with
  * identity, certificate and the complete current metadata, `agent.yaml`. What a factory, or a simulated fleet, flashes.
  */
-export function createDeviceTree(repository: Repository, release: Release, enrolment: Enrolment, target: string, config: string): void {
+export function createDeviceTree(
+  repository: Repository,
+  release: Release,
+  enrolment: Enrolment,
+  target: string,
+  config: string,
+): void {
   if (existsSync(target)) throw new FlotillaError('ALREADY_EXISTS', `create device ${target}: it exists`)
   const slot = join(target, 'boot', SLOTS_DIRECTORY, shortId(release.id))
   const persist = join(target, 'persist')
@@ -58,9 +70,4 @@ function writeTrust(repository: Repository, release: Release, persist: string): 
     const bytes = repository.readBlob(sha256)
     if (bytes !== undefined) writeFileSync(join(persist, 'blobs', sha256), bytes)
   }
-}
-
-/** Reads a device tree's id from its secret; for tools that work on trees. */
-export function deviceIdOf(target: string): string {
-  return identityFromSeed(readFileSync(join(target, 'persist', 'identity.key'))).id
 }

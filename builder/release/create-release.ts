@@ -31,9 +31,20 @@ export type PreparedRelease = { readonly release: Release; readonly roles: Reado
  * names them: the role of the board and channel, and `targets` when that role is new.
  * @throws FlotillaError BAD_INPUT, ALREADY_EXISTS when nothing changed since the current release
  */
-export function prepareRelease(repository: Repository, keys: Pick<FleetKeys, 'ci' | 'manager'>, options: CreateReleaseOptions): PreparedRelease {
-  for (const [what, name] of [['board', options.board], ['channel', options.channel]] as const) {
-    if (!NAME_PATTERN.test(name)) throw new FlotillaError('BAD_INPUT', `create release: ${what} ${JSON.stringify(name)} is not a plain lower-case name (a layer pi/4 is the board pi-4)`)
+export function prepareRelease(
+  repository: Repository,
+  keys: Pick<FleetKeys, 'ci' | 'manager'>,
+  options: CreateReleaseOptions,
+): PreparedRelease {
+  for (const [what, name] of [
+    ['board', options.board],
+    ['channel', options.channel],
+  ] as const) {
+    if (!NAME_PATTERN.test(name))
+      throw new FlotillaError(
+        'BAD_INPUT',
+        `create release: ${what} ${JSON.stringify(name)} is not a plain lower-case name (a layer pi/4 is the board pi-4)`,
+      )
   }
   const artifacts = collectImages(options.images).map((image): Artifact => {
     const indexed = indexArtifact(image.path, (bytes) => options.onProgress(image.name, bytes))
@@ -41,12 +52,30 @@ export function prepareRelease(repository: Repository, keys: Pick<FleetKeys, 'ci
     const index = { lengthBytes: indexed.index.bytes.length, sha256: repository.writeBlob(indexed.index.bytes) }
     return { name: image.name, kind: image.kind, lengthBytes: indexed.lengthBytes, sha256: indexed.sha256, index }
   })
-  const before = repository.releases().find(({ release }) => release.description.board === options.board && release.description.channel === options.channel)?.release.description
-  if (before !== undefined && before.version === options.version && JSON.stringify(before.artifacts) === JSON.stringify(artifacts)) {
-    throw new FlotillaError('ALREADY_EXISTS', `create release: ${options.board}@${options.version} is published with exactly these images`)
+  const before = repository
+    .releases()
+    .find(
+      ({ release }) => release.description.board === options.board && release.description.channel === options.channel,
+    )?.release.description
+  if (
+    before !== undefined &&
+    before.version === options.version &&
+    JSON.stringify(before.artifacts) === JSON.stringify(artifacts)
+  ) {
+    throw new FlotillaError(
+      'ALREADY_EXISTS',
+      `create release: ${options.board}@${options.version} is published with exactly these images`,
+    )
   }
   const era = (repository.currentRole('targets')?.signed['x-era'] as number | undefined) ?? 1
-  const seq = Math.max(0, ...repository.allReleases().filter(({ description }) => description.board === options.board && description.channel === options.channel).map(({ description }) => description.seq)) + 1
+  const seq =
+    Math.max(
+      0,
+      ...repository
+        .allReleases()
+        .filter(({ description }) => description.board === options.board && description.channel === options.channel)
+        .map(({ description }) => description.seq),
+    ) + 1
   const release = encodeRelease({
     schema: 1,
     board: options.board,
@@ -65,7 +94,12 @@ export function prepareRelease(repository: Repository, keys: Pick<FleetKeys, 'ci
   return { release, roles: composeRoles(repository, keys, release, options.nowMs) }
 }
 
-function composeRoles(repository: Repository, keys: Pick<FleetKeys, 'ci' | 'manager'>, release: Release, nowMs: number): ReadonlyMap<string, MetadataJson> {
+function composeRoles(
+  repository: Repository,
+  keys: Pick<FleetKeys, 'ci' | 'manager'>,
+  release: Release,
+  nowMs: number,
+): ReadonlyMap<string, MetadataJson> {
   const { board, channel } = release.description
   const name = `${board}.${channel}`
   const roles = new Map<string, MetadataJson>()
@@ -73,7 +107,13 @@ function composeRoles(repository: Repository, keys: Pick<FleetKeys, 'ci' | 'mana
   if (!delegations.some((delegation) => delegation.name === name)) {
     const targets = repository.currentRole('targets')
     const era = (targets?.signed['x-era'] as number | undefined) ?? 1
-    roles.set('targets', composeTargets((targets?.signed.version ?? 0) + 1, nowMs, era, [...delegations, releaseDelegation(board, channel, keys)]))
+    roles.set(
+      'targets',
+      composeTargets((targets?.signed.version ?? 0) + 1, nowMs, era, [
+        ...delegations,
+        releaseDelegation(board, channel, keys),
+      ]),
+    )
   }
   const version = (repository.currentRole(name)?.signed.version ?? 0) + 1
   roles.set(name, composeRole(name, version, nowMs, new Map([[releasePath(board, channel), release.bytes]])))
@@ -83,7 +123,10 @@ function composeRoles(repository: Repository, keys: Pick<FleetKeys, 'ci' | 'mana
 /** The delegations of the published targets metadata, with public keys instead of ids. */
 export function currentDelegations(repository: Repository): readonly Delegation[] {
   const json = repository.currentRole('targets')?.signed['delegations'] as
-    | { keys: Record<string, { keyval: { public: string } }>; roles: { name: string; keyids: string[]; threshold: number; paths: string[] }[] }
+    | {
+        keys: Record<string, { keyval: { public: string } }>
+        roles: { name: string; keyids: string[]; threshold: number; paths: string[] }[]
+      }
     | undefined
   return (json?.roles ?? []).map((role) => ({
     name: role.name,

@@ -10,21 +10,48 @@ const DEV_COUNTS: { readonly [P in KeyPurpose]: number } = { root: 3, manager: 3
 /** Makes all keys in one directory: the short cut for one person. The structure is that of a real fleet. */
 export function createDevKeys(directory: string, passphrase: string): FleetKeys {
   const make = (purpose: KeyPurpose) =>
-    Array.from({ length: DEV_COUNTS[purpose] }, (_, at) => createKeyFile(directory, `${purpose}-${at + 1}`, purpose, passphrase))
-  return { root: make('root'), manager: make('manager'), ci: make('ci'), publisher: make('publisher'), fleet: make('fleet'), ca: make('ca') }
+    Array.from({ length: DEV_COUNTS[purpose] }, (_, at) =>
+      createKeyFile(directory, `${purpose}-${at + 1}`, purpose, passphrase),
+    )
+  return {
+    root: make('root'),
+    manager: make('manager'),
+    ci: make('ci'),
+    publisher: make('publisher'),
+    fleet: make('fleet'),
+    ca: make('ca'),
+  }
 }
 
 /** Sorts keys by purpose and checks that there are enough of each. @throws FlotillaError BAD_INPUT */
 export function groupKeys(keys: readonly KeyInfo[]): FleetKeys {
   const of = (purpose: KeyPurpose) => keys.filter((key) => key.purpose === purpose)
-  const fleet = { root: of('root'), manager: of('manager'), ci: of('ci'), publisher: of('publisher'), fleet: of('fleet'), ca: of('ca') }
-  for (const [purpose, least] of [['root', 2], ['manager', 2], ['ci', 1], ['publisher', 1], ['fleet', 1], ['ca', 1]] as const) {
+  const fleet = {
+    root: of('root'),
+    manager: of('manager'),
+    ci: of('ci'),
+    publisher: of('publisher'),
+    fleet: of('fleet'),
+    ca: of('ca'),
+  }
+  for (const [purpose, least] of [
+    ['root', 2],
+    ['manager', 2],
+    ['ci', 1],
+    ['publisher', 1],
+    ['fleet', 1],
+    ['ca', 1],
+  ] as const) {
     if (fleet[purpose].length < least) {
-      throw new FlotillaError('BAD_INPUT', `start a fleet: ${fleet[purpose].length} ${purpose} keys, at least ${least} are needed; make them with \`flotilla keys init --purpose ${purpose}\` and put the key files (or their public halves) together`)
+      throw new FlotillaError(
+        'BAD_INPUT',
+        `start a fleet: ${fleet[purpose].length} ${purpose} keys, at least ${least} are needed; make them with \`flotilla keys init --purpose ${purpose}\` and put the key files (or their public halves) together`,
+      )
     }
   }
   const publics = keys.map((key) => key.publicHex)
-  if (new Set(publics).size !== publics.length) throw new FlotillaError('BAD_INPUT', 'start a fleet: one key is there under two names')
+  if (new Set(publics).size !== publics.length)
+    throw new FlotillaError('BAD_INPUT', 'start a fleet: one key is there under two names')
   return fleet
 }
 

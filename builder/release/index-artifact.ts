@@ -24,7 +24,8 @@ export function indexArtifact(path: string, onProgress: (bytes: number) => void 
     const read = (offset: number, lengthBytes: number) => {
       const buffer = Buffer.allocUnsafe(Math.max(0, Math.min(lengthBytes, size - offset)))
       const got = readSync(file, buffer, 0, buffer.length, offset)
-      if (got !== buffer.length) throw new FlotillaError('BAD_INPUT', `read artifact ${path}: it became shorter while it was read`)
+      if (got !== buffer.length)
+        throw new FlotillaError('BAD_INPUT', `read artifact ${path}: it became shorter while it was read`)
       return buffer
     }
     const chunks = pipe(

@@ -8,20 +8,30 @@ import type { Repository } from './repository.ts'
 const publics = (keys: readonly KeyInfo[]) => keys.map((key) => key.publicHex)
 
 /** The first metadata of a fleet, unsigned: root, targets (delegating to the fleet's policy), the policy role. */
-export function composeFleet(repository: Repository, keys: FleetKeys, nowMs: number): ReadonlyMap<string, MetadataJson> {
+export function composeFleet(
+  repository: Repository,
+  keys: FleetKeys,
+  nowMs: number,
+): ReadonlyMap<string, MetadataJson> {
   const policy: FleetPolicy = { schema: 1, fleet: repository.fleet, caKeys: publics(keys.ca), minEpoch: 1, revoked: [] }
   const bytes = encodeFleetPolicy(policy)
   repository.writeBlob(bytes)
   return new Map([
     ['root', composeRoot(1, nowMs, rootRoles(keys))],
     ['targets', composeTargets(1, nowMs, 1, [fleetDelegation(repository.fleet, keys)])],
-    [`fleet.${repository.fleet}`, composeRole(`fleet.${repository.fleet}`, 1, nowMs, new Map([[policyPath(repository.fleet), bytes]]))],
+    [
+      `fleet.${repository.fleet}`,
+      composeRole(`fleet.${repository.fleet}`, 1, nowMs, new Map([[policyPath(repository.fleet), bytes]])),
+    ],
   ])
 }
 
 /** The roles of root metadata for a set of keys. */
 export function rootRoles(keys: FleetKeys) {
-  const role = (name: string, members: readonly KeyInfo[]) => ({ keys: publics(members), threshold: thresholdOf(name, members.length) })
+  const role = (name: string, members: readonly KeyInfo[]) => ({
+    keys: publics(members),
+    threshold: thresholdOf(name, members.length),
+  })
   return {
     root: role('root', keys.root),
     targets: role('targets', keys.manager),

@@ -11,7 +11,13 @@ export const KEY_PURPOSES = ['root', 'manager', 'ci', 'publisher', 'fleet', 'ca'
 export type KeyPurpose = (typeof KEY_PURPOSES)[number]
 
 /** The public half of a signing key, as it stands in clear in its file. */
-export type KeyInfo = { readonly name: string; readonly purpose: KeyPurpose; readonly publicHex: string; readonly keyId: string; readonly path: string }
+export type KeyInfo = {
+  readonly name: string
+  readonly purpose: KeyPurpose
+  readonly publicHex: string
+  readonly keyId: string
+  readonly path: string
+}
 /** A key that was opened with its passphrase. */
 export type SigningKey = KeyInfo & { readonly sign: (message: Uint8Array) => Uint8Array }
 
@@ -29,7 +35,12 @@ export function createKeyFile(directory: string, name: string, purpose: KeyPurpo
     name,
     purpose,
     public: Buffer.from(pair.publicKey).toString('hex'),
-    secret: { kdf: 'scrypt-32768-8-1', salt: salt.toString('hex'), nonce: nonce.toString('hex'), box: Buffer.from(box).toString('hex') },
+    secret: {
+      kdf: 'scrypt-32768-8-1',
+      salt: salt.toString('hex'),
+      nonce: nonce.toString('hex'),
+      box: Buffer.from(box).toString('hex'),
+    },
   }
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   const path = join(directory, `${name}.key`)
@@ -73,12 +84,19 @@ export function listKeys(directory: string): readonly KeyInfo[] {
   } catch {
     return [] // no keys here: they are kept elsewhere
   }
-  return names.filter((name) => name.endsWith('.key')).sort().map((name) => readKeyInfo(join(directory, name)))
+  return names
+    .filter((name) => name.endsWith('.key'))
+    .sort()
+    .map((name) => readKeyInfo(join(directory, name)))
 }
 
 /** A short form of a key's fingerprint that two people can read to each other. */
 export function spokenFingerprint(publicHex: string): string {
-  return createHash('sha256').update(Buffer.from(publicHex, 'hex')).digest('hex').slice(0, 24).replace(/(.{4})(?=.)/g, '$1-')
+  return createHash('sha256')
+    .update(Buffer.from(publicHex, 'hex'))
+    .digest('hex')
+    .slice(0, 24)
+    .replace(/(.{4})(?=.)/g, '$1-')
 }
 
 function readKeyJson(path: string) {

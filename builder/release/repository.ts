@@ -1,5 +1,15 @@
 import { createHash } from 'node:crypto'
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { type FleetPolicy, parseFleetPolicy } from '../../protocol/membership/fleet-policy.ts'
@@ -33,14 +43,20 @@ export class Repository {
   /** @throws FlotillaError NOT_FOUND when there is no repository */
   static open(path: string): Repository {
     const file = join(path, 'fleet.json')
-    if (!existsSync(file)) throw new FlotillaError('NOT_FOUND', `open repository ${path}: there is no fleet.json; make one with \`flotilla fleet init\`, or name it with --repo`)
+    if (!existsSync(file))
+      throw new FlotillaError(
+        'NOT_FOUND',
+        `open repository ${path}: there is no fleet.json; make one with \`flotilla fleet init\`, or name it with --repo`,
+      )
     const json = shape.object(parseJson(readFileSync(file), file, 65_536), file)
     return new Repository(path, shape.string(json['fleet'], `${file}: fleet`, 64))
   }
 
   static create(path: string, fleet: string): Repository {
-    if (existsSync(join(path, 'fleet.json'))) throw new FlotillaError('ALREADY_EXISTS', `make repository ${path}: there is one already`)
-    for (const directory of ['metadata', 'blobs', 'artifacts', 'staging']) mkdirSync(join(path, directory), { recursive: true })
+    if (existsSync(join(path, 'fleet.json')))
+      throw new FlotillaError('ALREADY_EXISTS', `make repository ${path}: there is one already`)
+    for (const directory of ['metadata', 'blobs', 'artifacts', 'staging'])
+      mkdirSync(join(path, directory), { recursive: true })
     writeDurably(join(path, 'fleet.json'), Buffer.from(`${JSON.stringify({ fleet }, null, 2)}\n`))
     return new Repository(path, fleet)
   }
@@ -51,7 +67,9 @@ export class Repository {
 
   /** Opens all keys of a purpose that are kept here. */
   openKeys(purpose: KeyPurpose, passphrase: string): readonly SigningKey[] {
-    return listKeys(this.keysDirectory()).filter((key) => key.purpose === purpose).map((key) => openKey(key.path, passphrase))
+    return listKeys(this.keysDirectory())
+      .filter((key) => key.purpose === purpose)
+      .map((key) => openKey(key.path, passphrase))
   }
 
   /** Root metadata of every version, in order. */
@@ -80,7 +98,9 @@ export class Repository {
   #policyBytes(roles: ReadonlyMap<string, Uint8Array>): Uint8Array | undefined {
     const role = roles.get(`fleet.${this.fleet}`)
     if (role === undefined) return undefined
-    const { signed } = JSON.parse(Buffer.from(role).toString()) as { signed: { targets: Record<string, { hashes: { sha256: string } }> } }
+    const { signed } = JSON.parse(Buffer.from(role).toString()) as {
+      signed: { targets: Record<string, { hashes: { sha256: string } }> }
+    }
     const sha256 = signed.targets[`fleet/${this.fleet}/policy`]?.hashes.sha256
     return sha256 === undefined ? undefined : this.readBlob(sha256)
   }
@@ -88,7 +108,8 @@ export class Repository {
   /** The published set, verified with the device's own code. @throws FlotillaError with the device's refusal */
   trustedSet(): TrustedSet {
     const first = this.roots()[0]
-    if (first === undefined) throw new FlotillaError('MISSING', `read repository ${this.path}: no root metadata is published`)
+    if (first === undefined)
+      throw new FlotillaError('MISSING', `read repository ${this.path}: no root metadata is published`)
     const verdict = judgeBundle(trustRoot(first, 0, DEVICE_RULES), this.bundle(), DEVICE_RULES)
     if (verdict.refusal !== undefined) throw verdict.refusal
     return verdict.set
@@ -97,7 +118,8 @@ export class Repository {
   policy(): FleetPolicy {
     const pointer = findPolicy(this.trustedSet(), this.fleet, DEVICE_RULES)
     const bytes = pointer === undefined ? undefined : this.readBlob(pointer.sha256)
-    if (bytes === undefined) throw new FlotillaError('MISSING', `read repository ${this.path}: no policy of fleet ${this.fleet} is published`)
+    if (bytes === undefined)
+      throw new FlotillaError('MISSING', `read repository ${this.path}: no policy of fleet ${this.fleet} is published`)
     return parseFleetPolicy(bytes)
   }
 
@@ -105,7 +127,8 @@ export class Repository {
   releases(): readonly { readonly pointer: SignedPointer; readonly release: Release }[] {
     return listReleases(this.trustedSet(), DEVICE_RULES).map((pointer) => {
       const bytes = this.readBlob(pointer.sha256)
-      if (bytes === undefined) throw new FlotillaError('MISSING', `read release ${pointer.path}: its description is not in the repository`)
+      if (bytes === undefined)
+        throw new FlotillaError('MISSING', `read release ${pointer.path}: its description is not in the repository`)
       return { pointer, release: parseRelease(bytes) }
     })
   }
@@ -113,13 +136,20 @@ export class Repository {
   /** A release by id, its beginning, `board`, `board@version`, or `board/channel`. @throws FlotillaError NOT_FOUND */
   findRelease(name: string): Release {
     const candidates = this.allReleases()
-    const found = candidates.filter(({ id, description }) =>
-      (name.length >= 6 && id.startsWith(name)) || name === `${description.board}@${description.version}`,
+    const found = candidates.filter(
+      ({ id, description }) =>
+        (name.length >= 6 && id.startsWith(name)) || name === `${description.board}@${description.version}`,
     )
     if (found.length === 1 && found[0] !== undefined) return found[0]
-    const current = this.releases().filter(({ release: { description } }) => name === description.board || name === `${description.board}/${description.channel}`)
+    const current = this.releases().filter(
+      ({ release: { description } }) =>
+        name === description.board || name === `${description.board}/${description.channel}`,
+    )
     if (found.length === 0 && current.length === 1 && current[0] !== undefined) return current[0].release
-    throw new FlotillaError('NOT_FOUND', `find release ${name}: ${found.length + current.length === 0 ? 'there is none' : 'it is not the only one'}; known: ${candidates.map(({ id, description }) => `${description.board}@${description.version} (${id.slice(0, 16)})`).join(', ') || 'none'}`)
+    throw new FlotillaError(
+      'NOT_FOUND',
+      `find release ${name}: ${found.length + current.length === 0 ? 'there is none' : 'it is not the only one'}; known: ${candidates.map(({ id, description }) => `${description.board}@${description.version} (${id.slice(0, 16)})`).join(', ') || 'none'}`,
+    )
   }
 
   /** Every release that was ever published here, newest last. */
@@ -159,7 +189,14 @@ export class Repository {
   /** The published JSON of a role, or undefined. */
   currentRole(name: string): MetadataJson | undefined {
     const bundle = this.bundle()
-    const bytes = name === 'timestamp' ? bundle.timestamp : name === 'snapshot' ? bundle.snapshot : name === 'root' ? this.roots().at(-1) : bundle.roles.get(name)
+    const bytes =
+      name === 'timestamp'
+        ? bundle.timestamp
+        : name === 'snapshot'
+          ? bundle.snapshot
+          : name === 'root'
+            ? this.roots().at(-1)
+            : bundle.roles.get(name)
     return bytes === undefined ? undefined : (JSON.parse(Buffer.from(bytes).toString()) as MetadataJson)
   }
 
@@ -178,7 +215,9 @@ export class Repository {
 }
 
 function metaVersions(bytes: Uint8Array): [string, number][] {
-  const { signed } = JSON.parse(Buffer.from(bytes).toString()) as { signed: { meta: Record<string, { version: number }> } }
+  const { signed } = JSON.parse(Buffer.from(bytes).toString()) as {
+    signed: { meta: Record<string, { version: number }> }
+  }
   return Object.entries(signed.meta).map(([name, { version }]) => [name.slice(0, -5), version])
 }
 

@@ -32,19 +32,29 @@ export function readStaged(directory: string): Staged {
     const signed = shape.object(json['signed'], `${file}: signed`)
     const signatures = shape.array(json['signatures'], `${file}: signatures`, 16).map((item) => {
       const signature = shape.object(item, `${file}: signatures[]`)
-      return { keyid: shape.hex32(signature['keyid'], `${file}: keyid`), sig: shape.string(signature['sig'], `${file}: sig`, 128) }
+      return {
+        keyid: shape.hex32(signature['keyid'], `${file}: keyid`),
+        sig: shape.string(signature['sig'], `${file}: sig`, 128),
+      }
     })
     const version = shape.integer(signed['version'], `${file}: version`, 1)
     const expires = shape.string(signed['expires'], `${file}: expires`, 32)
     staged.set(file.slice(0, -5), { signed: { ...signed, version, expires }, signatures })
   }
-  if (staged.size === 0) throw new FlotillaError('NOT_FOUND', `read staging ${directory}: nothing waits for signatures; begin with \`flotilla release prepare\``)
+  if (staged.size === 0)
+    throw new FlotillaError(
+      'NOT_FOUND',
+      `read staging ${directory}: nothing waits for signatures; begin with \`flotilla release prepare\``,
+    )
   return staged
 }
 
 /** What a signer should read aloud before signing. */
 export function summarizeStaged(repository: Repository, staged: Staged): readonly string[] {
-  return [...staged].flatMap(([name, json]) => [...summarizeChange(name, repository.currentRole(name), json), ...describeSignatures(repository, staged, name)])
+  return [...staged].flatMap(([name, json]) => [
+    ...summarizeChange(name, repository.currentRole(name), json),
+    ...describeSignatures(repository, staged, name),
+  ])
 }
 
 function describeSignatures(repository: Repository, staged: Staged, name: string): string[] {
@@ -54,20 +64,31 @@ function describeSignatures(repository: Repository, staged: Staged, name: string
 }
 
 /** Which keys may sign a staged role. */
-export function signersOf(repository: Repository, staged: Staged, name: string): { readonly keyIds: readonly string[]; readonly threshold: number } {
+export function signersOf(
+  repository: Repository,
+  staged: Staged,
+  name: string,
+): { readonly keyIds: readonly string[]; readonly threshold: number } {
   const find = (holder: MetadataJson | undefined, role: string) => {
-    const roles = holder?.signed['roles'] as Readonly<Record<string, { keyids: string[]; threshold: number }>> | undefined
+    const roles = holder?.signed['roles'] as
+      | Readonly<Record<string, { keyids: string[]; threshold: number }>>
+      | undefined
     return roles?.[role]
   }
   if (name === 'root') {
     // The old root's keys and the new one's own.
     const roots = [repository.currentRole('root'), staged.get('root')].map((root) => find(root, 'root'))
-    return { keyIds: roots.flatMap((role) => role?.keyids ?? []), threshold: Math.max(...roots.map((role) => role?.threshold ?? 0)) }
+    return {
+      keyIds: roots.flatMap((role) => role?.keyids ?? []),
+      threshold: Math.max(...roots.map((role) => role?.threshold ?? 0)),
+    }
   }
   const root = staged.get('root') ?? repository.currentRole('root')
   if (name === 'targets') return toSigners(find(root, 'targets'))
   const targets = staged.get('targets') ?? repository.currentRole('targets')
-  const delegations = targets?.signed['delegations'] as { roles?: { name: string; keyids: string[]; threshold: number }[] } | undefined
+  const delegations = targets?.signed['delegations'] as
+    | { roles?: { name: string; keyids: string[]; threshold: number }[] }
+    | undefined
   return toSigners(delegations?.roles?.find((role) => role.name === name))
 }
 
@@ -98,11 +119,21 @@ export function mergeStaged(directory: string, other: string): readonly string[]
   for (const [name, theirs] of readStaged(other)) {
     const json = mine.get(name)
     if (json === undefined) continue
-    if (Buffer.compare(metadataBytes({ signed: json.signed, signatures: [] }), metadataBytes({ signed: theirs.signed, signatures: [] })) !== 0) {
+    if (
+      Buffer.compare(
+        metadataBytes({ signed: json.signed, signatures: [] }),
+        metadataBytes({ signed: theirs.signed, signatures: [] }),
+      ) !== 0
+    ) {
       throw new FlotillaError('MIX_AND_MATCH', `merge ${name}: ${other} signs something else than what is staged here`)
     }
-    const added = theirs.signatures.filter(({ keyid }) => !json.signatures.some((signature) => signature.keyid === keyid))
-    writeDurably(join(directory, `${name}.json`), metadataBytes({ signed: json.signed, signatures: [...json.signatures, ...added] }))
+    const added = theirs.signatures.filter(
+      ({ keyid }) => !json.signatures.some((signature) => signature.keyid === keyid),
+    )
+    writeDurably(
+      join(directory, `${name}.json`),
+      metadataBytes({ signed: json.signed, signatures: [...json.signatures, ...added] }),
+    )
     merged.push(name)
   }
   return merged

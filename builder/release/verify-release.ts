@@ -15,10 +15,15 @@ export function verifyRelease(repository: Repository, release: Release): void {
 
 function verifyArtifact(repository: Repository, artifact: Artifact): void {
   const failed = (found: string, cause?: unknown): never => {
-    throw new FlotillaError('VERIFY_FAILED', `verify ${artifact.name}: ${found}; the repository is damaged, create the release again`, { cause })
+    throw new FlotillaError(
+      'VERIFY_FAILED',
+      `verify ${artifact.name}: ${found}; the repository is damaged, create the release again`,
+      { cause },
+    )
   }
   const bytes = repository.readBlob(artifact.index.sha256)
-  if (bytes === undefined || createHash('sha256').update(bytes).digest('hex') !== artifact.index.sha256) return failed('its chunk index is missing or damaged')
+  if (bytes === undefined || createHash('sha256').update(bytes).digest('hex') !== artifact.index.sha256)
+    return failed('its chunk index is missing or damaged')
   const index = parseChunkIndex(bytes)
   const whole = createHash('sha256')
   let file: number
@@ -37,5 +42,6 @@ function verifyArtifact(repository: Repository, artifact: Artifact): void {
   } finally {
     closeSync(file)
   }
-  if (index.artifactBytes !== artifact.lengthBytes || whole.digest('hex') !== artifact.sha256) failed('the whole does not match the signed hash')
+  if (index.artifactBytes !== artifact.lengthBytes || whole.digest('hex') !== artifact.sha256)
+    failed('the whole does not match the signed hash')
 }

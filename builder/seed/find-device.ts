@@ -12,7 +12,12 @@ export type FoundDevice = { readonly name: string; readonly addresses: readonly 
  * Finds a device by multiaddr, `host:port`, `host`, id, or name. Names and ids are looked up by mDNS on all links.
  * @throws FlotillaError NOT_FOUND with the names that did answer
  */
-export async function findDevice(device: string, fleet: string, interfaces: readonly string[], timeoutMs = 8_000): Promise<FoundDevice> {
+export async function findDevice(
+  device: string,
+  fleet: string,
+  interfaces: readonly string[],
+  timeoutMs = 8_000,
+): Promise<FoundDevice> {
   const address = parseAddressText(device)
   if (address !== undefined) return { name: device, addresses: [address] }
   const heard = new Map<string, FoundDevice>()
@@ -39,7 +44,10 @@ export async function findDevice(device: string, fleet: string, interfaces: read
   const result = await Promise.race([answer, timeout])
   announcer.stop()
   if (result === undefined) {
-    throw new FlotillaError('NOT_FOUND', `find device ${device}: it did not answer on the local links within ${timeoutMs / 1_000} s; heard: ${[...heard.keys()].sort().join(', ') || 'nobody'}. Give its address instead, such as 192.168.1.7:${DEFAULT_PORT}`)
+    throw new FlotillaError(
+      'NOT_FOUND',
+      `find device ${device}: it did not answer on the local links within ${timeoutMs / 1_000} s; heard: ${[...heard.keys()].sort().join(', ') || 'nobody'}. Give its address instead, such as 192.168.1.7:${DEFAULT_PORT}`,
+    )
   }
   return result
 }

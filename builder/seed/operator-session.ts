@@ -19,7 +19,10 @@ import type { Repository } from '../release/repository.ts'
 import { RepositoryStore } from './repository-store.ts'
 
 /** The operator's own member of the fleet: identity and certificate, kept in the repository. */
-export function operatorIdentity(repository: Repository, openCa: () => SigningKey): { readonly seed: Uint8Array; readonly certificate: Uint8Array } {
+export function operatorIdentity(
+  repository: Repository,
+  openCa: () => SigningKey,
+): { readonly seed: Uint8Array; readonly certificate: Uint8Array } {
   const directory = join(repository.path, 'operator')
   const files = { seed: join(directory, 'identity.key'), certificate: join(directory, 'certificate.json') }
   if (existsSync(files.certificate)) {
@@ -32,7 +35,11 @@ export function operatorIdentity(repository: Repository, openCa: () => SigningKe
       // the policy moved on: enrolled again below
     }
   }
-  const enrolment = enrol(repository, openCa(), { name: 'operator', board: 'operator', capabilities: ['sync', 'serve', 'operator'] })
+  const enrolment = enrol(repository, openCa(), {
+    name: 'operator',
+    board: 'operator',
+    capabilities: ['sync', 'serve', 'operator'],
+  })
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   writeFileSync(files.seed, enrolment.seed, { mode: 0o600 })
   writeFileSync(files.certificate, enrolment.certificate)
@@ -93,14 +100,17 @@ export class OperatorSession {
       },
     })
     this.#node = node
-    await node.handle(METADATA_PROTOCOL, (stream) => serveBundle(stream, (have) => bundleFor(set, repository.roots(), have, bundle.policy)))
+    await node.handle(METADATA_PROTOCOL, (stream) =>
+      serveBundle(stream, (have) => bundleFor(set, repository.roots(), have, bundle.policy)),
+    )
     await node.handle(RECORD_SYNC_PROTOCOL, (stream) => answerRecords(stream, this.#side()))
     const driver = new ExchangeDriver(node, this.#store, {
       complete: () => {},
       fetched: () => {},
       served: (bytes) => void (this.servedBytes += bytes),
       storeFailed: () => {},
-      rotten: (artifact, chunk) => this.#options.onRefused('repository', 'VERIFY_FAILED', `chunk ${chunk} of ${artifact.slice(0, 16)} is damaged`),
+      rotten: (artifact, chunk) =>
+        this.#options.onRefused('repository', 'VERIFY_FAILED', `chunk ${chunk} of ${artifact.slice(0, 16)} is damaged`),
     })
     this.#driver = driver
     await driver.start()

@@ -15,7 +15,8 @@ export class RepositoryStore implements ChunkStore {
     this.#repository = repository
     for (const artifact of releases.flatMap((release) => release.description.artifacts)) {
       const bytes = repository.readBlob(artifact.index.sha256)
-      if (bytes === undefined) throw new FlotillaError('MISSING', `seed: the chunk index of ${artifact.name} is not in the repository`)
+      if (bytes === undefined)
+        throw new FlotillaError('MISSING', `seed: the chunk index of ${artifact.name} is not in the repository`)
       const index = parseChunkIndex(bytes)
       this.#artifacts.set(index.id, { index, sha256: artifact.sha256 })
     }

@@ -53,7 +53,10 @@ export function parseBootRecord(input: Uint8Array | undefined): BootRecord | und
 }
 
 /** The record that holds, and the copy that the next write must go to. Pure. */
-export function newestRecord(copies: readonly (BootRecord | undefined)[]): { readonly record: BootRecord | undefined; readonly writeTo: 0 | 1 } {
+export function newestRecord(copies: readonly (BootRecord | undefined)[]): {
+  readonly record: BootRecord | undefined
+  readonly writeTo: 0 | 1
+} {
   const [first, second] = copies
   if (first === undefined) return { record: second, writeTo: 0 }
   if (second === undefined) return { record: first, writeTo: 1 }
@@ -69,7 +72,10 @@ export function chooseBoot(record: BootRecord): { readonly slot: string; readonl
   if (record.trial !== undefined && record.tries > 0) {
     return { slot: record.trial, write: { ...record, ...answered, seq: record.seq + 1, tries: record.tries - 1 } }
   }
-  return { slot: record.good, write: answered === undefined ? undefined : { ...record, ...answered, seq: record.seq + 1 } }
+  return {
+    slot: record.good,
+    write: answered === undefined ? undefined : { ...record, ...answered, seq: record.seq + 1 },
+  }
 }
 
 /** The records of a new device: both copies exist from the start, and the loader's first boot must answer the canary. */

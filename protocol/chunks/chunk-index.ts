@@ -33,7 +33,9 @@ export function indexBytes(count: number): number {
  * then per chunk SHA-256 and length u32; little-endian.
  * @see protocol/spec/chunks.md, "Chunk index"
  */
-export function encodeChunkIndex(chunks: readonly { readonly sha256: Uint8Array; readonly lengthBytes: number }[]): ChunkIndex {
+export function encodeChunkIndex(
+  chunks: readonly { readonly sha256: Uint8Array; readonly lengthBytes: number }[],
+): ChunkIndex {
   const bytes = Buffer.alloc(indexBytes(chunks.length))
   MAGIC.copy(bytes)
   bytes[8] = HASH_SHA256

@@ -10,11 +10,7 @@ export type CutSizes = { readonly minBytes: number; readonly averageBytes: numbe
  * Releases are public data, so the table needs no key.
  */
 export const GEAR: Uint32Array = Uint32Array.from({ length: 256 }, (_, i) =>
-  createHash('sha256')
-    .update('flotilla gear')
-    .update(Uint8Array.of(i))
-    .digest()
-    .readUInt32LE(0),
+  createHash('sha256').update('flotilla gear').update(Uint8Array.of(i)).digest().readUInt32LE(0),
 )
 
 // Normalisation level 2 of FastCDC: two bits harder before the average, two bits easier after it.

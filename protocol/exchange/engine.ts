@@ -14,7 +14,12 @@ export type ExchangeInput =
   | { readonly type: 'offer-artifact'; readonly index: ChunkIndex; readonly have: Bitmap }
   | { readonly type: 'forget-artifact'; readonly artifact: string }
   /** The chunk was verified and is on disk; `from` is undefined when it was found on this device. */
-  | { readonly type: 'chunk-stored'; readonly artifact: string; readonly chunk: number; readonly from: string | undefined }
+  | {
+      readonly type: 'chunk-stored'
+      readonly artifact: string
+      readonly chunk: number
+      readonly from: string | undefined
+    }
   | { readonly type: 'chunk-bad'; readonly artifact: string; readonly chunk: number; readonly from: string }
   /** A held chunk could not be read back as what it should be. */
   | { readonly type: 'chunk-rotten'; readonly artifact: string; readonly chunk: number }
@@ -27,9 +32,19 @@ export type ExchangeEffect =
   /** Read the chunk, check it, send it as `chunk`, then report `sent`; on rot report `chunk-rotten` and send `reject gone`. */
   | { readonly type: 'serve'; readonly peer: string; readonly artifact: string; readonly chunk: number }
   /** Check the payload, keep it, then report `chunk-stored` or `chunk-bad`. */
-  | { readonly type: 'store'; readonly from: string; readonly artifact: string; readonly chunk: number; readonly payload: Uint8Array }
+  | {
+      readonly type: 'store'
+      readonly from: string
+      readonly artifact: string
+      readonly chunk: number
+      readonly payload: Uint8Array
+    }
   | { readonly type: 'complete'; readonly artifact: string }
-  | { readonly type: 'ban'; readonly peer: string; readonly reason: 'BAD_CHUNKS' | 'UNASKED_CHUNK' | 'BAD_BITMAP' | 'FLOOD' }
+  | {
+      readonly type: 'ban'
+      readonly peer: string
+      readonly reason: 'BAD_CHUNKS' | 'UNASKED_CHUNK' | 'BAD_BITMAP' | 'FLOOD'
+    }
 
 /** Bounds of the engine; the defaults follow facts/distribution.md 3.5. */
 export type ExchangeLimits = {
@@ -51,7 +66,13 @@ export const DEFAULT_LIMITS: ExchangeLimits = {
   asksPerPeer: 512,
 }
 
-type Request = { readonly artifact: string; readonly chunk: number; readonly bytes: number; readonly sinceMs: number; abandoned: boolean }
+type Request = {
+  readonly artifact: string
+  readonly chunk: number
+  readonly bytes: number
+  readonly sinceMs: number
+  abandoned: boolean
+}
 type Peer = {
   readonly has: Map<string, Bitmap>
   readonly asked: Set<string>
@@ -396,7 +417,8 @@ export class ExchangeEngine {
   #serveLater(id: string, peer: Peer, artifact: string, chunk: number): void {
     const local = this.#local.get(artifact)
     if (local === undefined || !local.have.has(chunk)) this.#send(id, { type: 'reject', artifact, chunk, code: 'gone' })
-    else if (peer.queue.length >= this.#limits.queuePerPeer) this.#send(id, { type: 'reject', artifact, chunk, code: 'busy' })
+    else if (peer.queue.length >= this.#limits.queuePerPeer)
+      this.#send(id, { type: 'reject', artifact, chunk, code: 'busy' })
     else peer.queue.push({ artifact, chunk })
   }
 

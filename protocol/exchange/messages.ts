@@ -29,7 +29,19 @@ export const MAX_CHUNKS_PER_MESSAGE = 512
 export const MAX_EXCHANGE_FRAME = MAX_INDEX_BYTES + 64
 const MAX_BITS = 400_000
 
-const CODES = { ask: 1, want: 2, cancel: 3, fetch: 4, have: 5, gained: 6, lost: 7, chunk: 8, reject: 9, blob: 10, 'no-blob': 11 } as const
+const CODES = {
+  ask: 1,
+  want: 2,
+  cancel: 3,
+  fetch: 4,
+  have: 5,
+  gained: 6,
+  lost: 7,
+  chunk: 8,
+  reject: 9,
+  blob: 10,
+  'no-blob': 11,
+} as const
 
 /** Encodes a message: code u8, 32 bytes of hash, then what the type needs; integers little-endian. */
 export function encodeExchangeMessage(message: ExchangeMessage): Uint8Array {
@@ -108,7 +120,8 @@ export function parseExchangeMessage(input: Uint8Array): ExchangeMessage | undef
       return { type: 'fetch', sha256: hash, maxBytes: body.readUInt32LE(0) }
     case CODES.have: {
       const size = body.length < 4 ? -1 : body.readUInt32LE(0)
-      if (size < 0 || size > MAX_BITS || body.length !== 4 + Math.ceil(size / 8)) throw bad('bitmap of the wrong length')
+      if (size < 0 || size > MAX_BITS || body.length !== 4 + Math.ceil(size / 8))
+        throw bad('bitmap of the wrong length')
       return { type: 'have', artifact: hash, size, bits: body.subarray(4) }
     }
     case CODES.chunk:

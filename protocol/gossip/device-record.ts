@@ -6,7 +6,16 @@ import { canonicalJson } from '../trust/canonical-json.ts'
 import { verifyEd25519 } from '../trust/public-key.ts'
 
 /** Where a device is on the way of a release. */
-export const DEVICE_STATES = ['idle', 'fetching', 'written', 'armed', 'trial', 'proven', 'fell-back', 'operator'] as const
+export const DEVICE_STATES = [
+  'idle',
+  'fetching',
+  'written',
+  'armed',
+  'trial',
+  'proven',
+  'fell-back',
+  'operator',
+] as const
 export type DeviceState = (typeof DEVICE_STATES)[number]
 
 export type RunningRelease = { readonly id: string; readonly version: string; readonly seq: number }
@@ -24,21 +33,31 @@ export type DeviceRecord = {
   readonly next: { readonly id: string; readonly version: string; readonly percent: number } | undefined
   /** Releases held whole, own and carried, by id. */
   readonly holds: readonly string[]
-  readonly failed: { readonly id: string; readonly version: string; readonly reason: string; readonly log: string } | undefined
+  readonly failed:
+    | { readonly id: string; readonly version: string; readonly reason: string; readonly log: string }
+    | undefined
   readonly trust: { readonly root: number; readonly timestamp: number }
   readonly holdReason: string
   readonly labels: Readonly<Record<string, string>>
 }
 
 /** A record as it travels: with the device's certificate, so that a third party can tell that a member speaks. */
-export type SignedRecord = { readonly bytes: Uint8Array; readonly record: DeviceRecord; readonly certificate: SignedCertificate }
+export type SignedRecord = {
+  readonly bytes: Uint8Array
+  readonly record: DeviceRecord
+  readonly certificate: SignedCertificate
+}
 
 /** Largest record, bytes. */
 export const MAX_RECORD_BYTES = 8_192
 const MAX_LOG = 2_000
 
 /** Signs a record with the device's key. */
-export function signRecord(record: DeviceRecord, certificate: Uint8Array, sign: (message: Uint8Array) => Uint8Array): Uint8Array {
+export function signRecord(
+  record: DeviceRecord,
+  certificate: Uint8Array,
+  sign: (message: Uint8Array) => Uint8Array,
+): Uint8Array {
   const signed = { ...record, failed: record.failed && { ...record.failed, log: record.failed.log.slice(-MAX_LOG) } }
   const message = canonicalJson(signed)
   return canonicalJson({
@@ -64,7 +83,8 @@ export function parseRecord(bytes: Uint8Array): SignedRecord {
   const certificate = parseCertificate(
     Buffer.from(shape.string(json['certificate'], `${what}: certificate`, 2_048), 'base64'),
   )
-  if (certificate.certificate.device !== device) throw new FlotillaError('FORMAT', `${what}: certificate of another device`)
+  if (certificate.certificate.device !== device)
+    throw new FlotillaError('FORMAT', `${what}: certificate of another device`)
   return { bytes, record: parseFields(signed, device, what), certificate }
 }
 

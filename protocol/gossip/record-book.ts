@@ -31,7 +31,8 @@ export class RecordBook {
   merge(signed: SignedRecord, ageMs: number, nowMs: number): boolean {
     const held = this.#records.get(signed.record.device)
     if (held !== undefined && held.signed.record.seq >= signed.record.seq) return false
-    if (held === undefined && this.#records.size >= this.#limits.records && !this.#evictOldest(nowMs - ageMs)) return false
+    if (held === undefined && this.#records.size >= this.#limits.records && !this.#evictOldest(nowMs - ageMs))
+      return false
     this.#records.set(signed.record.device, { signed, heardMs: nowMs - Math.max(0, ageMs) })
     return true
   }

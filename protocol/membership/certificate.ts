@@ -22,13 +22,22 @@ export type Certificate = {
   readonly serial: number
   readonly epoch: number
 }
-export type SignedCertificate = { readonly bytes: Uint8Array; readonly certificate: Certificate; readonly ca: string; readonly signature: Uint8Array }
+export type SignedCertificate = {
+  readonly bytes: Uint8Array
+  readonly certificate: Certificate
+  readonly ca: string
+  readonly signature: Uint8Array
+}
 
 /** A certificate on the wire: at most this many bytes. */
 export const MAX_CERTIFICATE_BYTES = 1_024
 
 /** Makes and signs a certificate. @param sign - signs with the fleet CA key whose public half is `ca` (hex) */
-export function signCertificate(certificate: Certificate, ca: string, sign: (message: Uint8Array) => Uint8Array): Uint8Array {
+export function signCertificate(
+  certificate: Certificate,
+  ca: string,
+  sign: (message: Uint8Array) => Uint8Array,
+): Uint8Array {
   const signed = { type: 'flotilla-certificate', ...certificate }
   return canonicalJson({ signed, ca, sig: Buffer.from(sign(canonicalJson(signed))).toString('hex') })
 }
@@ -54,7 +63,10 @@ export function parseCertificate(bytes: Uint8Array): SignedCertificate {
       epoch: shape.integer(signed['epoch'], `${what}: epoch`, 0),
     },
     ca: shape.hex32(json['ca'], `${what}: ca`),
-    signature: Buffer.from(shape.matching(json['sig'], `${what}: sig`, /^[0-9a-f]{128}$/, '64 bytes in hexadecimal'), 'hex'),
+    signature: Buffer.from(
+      shape.matching(json['sig'], `${what}: sig`, /^[0-9a-f]{128}$/, '64 bytes in hexadecimal'),
+      'hex',
+    ),
   }
 }
 
@@ -72,7 +84,8 @@ export function admit(signed: SignedCertificate, peer: string, policy: FleetPoli
   if (!policy.caKeys.includes(signed.ca)) refuse('signed by a key that is not a CA of this fleet')
   const message = canonicalJson({ type: 'flotilla-certificate', ...certificate })
   if (!verifyEd25519(Buffer.from(signed.ca, 'hex'), message, signed.signature)) refuse('the signature is wrong')
-  if (certificate.epoch < policy.minEpoch) refuse(`epoch ${certificate.epoch} is below ${policy.minEpoch}; enrol it again`)
+  if (certificate.epoch < policy.minEpoch)
+    refuse(`epoch ${certificate.epoch} is below ${policy.minEpoch}; enrol it again`)
   if (policy.revoked.includes(peer)) throw new FlotillaError('REVOKED', `admit ${peer}: revoked by the fleet's policy`)
   publicKeyOf(peer)
   return certificate

@@ -23,7 +23,9 @@ export function parseFleetPolicy(bytes: Uint8Array): FleetPolicy {
     fleet: shape.matching(json['fleet'], `${what}: fleet`, NAME_PATTERN, 'a plain lower-case name'),
     caKeys: shape.array(json['caKeys'], `${what}: caKeys`, 16).map((key) => shape.hex32(key, `${what}: caKeys[]`)),
     minEpoch: shape.integer(json['minEpoch'], `${what}: minEpoch`, 0),
-    revoked: shape.array(json['revoked'], `${what}: revoked`, 1_000).map((id) => shape.string(id, `${what}: revoked[]`, 128)),
+    revoked: shape
+      .array(json['revoked'], `${what}: revoked`, 1_000)
+      .map((id) => shape.string(id, `${what}: revoked[]`, 128)),
   }
 }
 

@@ -53,7 +53,8 @@ export class Dialer {
   #dropOne(): boolean {
     let oldest: [string, number] | undefined
     for (const [id, entry] of this.#peers) {
-      if (!this.#options.isConnected(id) && (oldest === undefined || entry.lastHeardMs < oldest[1])) oldest = [id, entry.lastHeardMs]
+      if (!this.#options.isConnected(id) && (oldest === undefined || entry.lastHeardMs < oldest[1]))
+        oldest = [id, entry.lastHeardMs]
     }
     return oldest !== undefined && this.#peers.delete(oldest[0])
   }

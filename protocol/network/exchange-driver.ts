@@ -4,7 +4,12 @@ import { type ChunkIndex, MAX_CHUNK_BYTES } from '../chunks/chunk-index.ts'
 import { FlotillaError, messageOf } from '../errors.ts'
 import type { Bitmap } from '../exchange/bitmap.ts'
 import { type ExchangeEffect, ExchangeEngine, type ExchangeInput } from '../exchange/engine.ts'
-import { encodeExchangeMessage, type ExchangeMessage, MAX_EXCHANGE_FRAME, parseExchangeMessage } from '../exchange/messages.ts'
+import {
+  encodeExchangeMessage,
+  type ExchangeMessage,
+  MAX_EXCHANGE_FRAME,
+  parseExchangeMessage,
+} from '../exchange/messages.ts'
 import type { FleetNode } from './fleet-node.ts'
 import { FrameStream } from './frame-stream.ts'
 
@@ -31,7 +36,11 @@ export type ExchangeEvents = {
   readonly rotten: (artifact: string, chunk: number) => void
 }
 
-type BlobRequest = { readonly sha256: string; readonly maxBytes: number; resolve: (bytes: Uint8Array | undefined) => void }
+type BlobRequest = {
+  readonly sha256: string
+  readonly maxBytes: number
+  resolve: (bytes: Uint8Array | undefined) => void
+}
 
 /**
  * Connects the exchange engine with streams and a store. Each side opens one stream for its own questions; answers
@@ -125,7 +134,10 @@ export class ExchangeDriver {
         maxBytes,
         resolve: (bytes) => {
           clearTimeout(timer)
-          this.#blobs.set(peer, (this.#blobs.get(peer) ?? []).filter((other) => other !== request))
+          this.#blobs.set(
+            peer,
+            (this.#blobs.get(peer) ?? []).filter((other) => other !== request),
+          )
           resolve(bytes)
         },
       }
@@ -164,7 +176,11 @@ export class ExchangeDriver {
 
   // Types: 8 chunk, 10 blob (only as long as one is asked for), 5 have.
   #answerLimit(peer: string, type: number): number {
-    if (type === 10) return Math.min(MAX_EXCHANGE_FRAME, 33 + Math.max(0, ...(this.#blobs.get(peer) ?? []).map((request) => request.maxBytes)))
+    if (type === 10)
+      return Math.min(
+        MAX_EXCHANGE_FRAME,
+        33 + Math.max(0, ...(this.#blobs.get(peer) ?? []).map((request) => request.maxBytes)),
+      )
     return type === 8 ? MAX_CHUNK_BYTES + 64 : 65_536
   }
 
@@ -189,7 +205,8 @@ export class ExchangeDriver {
         break
       }
       case 'no-blob':
-        for (const request of this.#blobs.get(peer) ?? []) if (request.sha256 === message.sha256) request.resolve(undefined)
+        for (const request of this.#blobs.get(peer) ?? [])
+          if (request.sha256 === message.sha256) request.resolve(undefined)
         break
       default:
         this.#node.ban(peer, 'BAD_FRAME', `asked (${message.type}) on a stream that is for answers`)

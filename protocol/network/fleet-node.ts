@@ -19,7 +19,12 @@ import { encodeHello, type Hello, MAX_HELLO_BYTES, parseHello, type TrustVersion
 import type { Identity } from './identity.ts'
 
 /** A peer that has shown a valid certificate on a live connection. */
-export type Member = { readonly id: string; readonly certificate: Certificate; readonly trust: TrustVersions; readonly address: string }
+export type Member = {
+  readonly id: string
+  readonly certificate: Certificate
+  readonly trust: TrustVersions
+  readonly address: string
+}
 
 /** What the rest of the program hears from the network. */
 export type FleetNodeEvents = {
@@ -94,7 +99,12 @@ export class FleetNode {
           announce: true,
           port: (family) => this.port(family),
           interfaces: options.interfaces,
-          onHeard: (ad) => this.#dialer.learn(ad.id, ad.addresses.map((address) => toMultiaddr(address, ad.port)), true),
+          onHeard: (ad) =>
+            this.#dialer.learn(
+              ad.id,
+              ad.addresses.map((address) => toMultiaddr(address, ad.port)),
+              true,
+            ),
           random: Math.random,
         })
       : undefined
@@ -102,16 +112,16 @@ export class FleetNode {
 
   /** Builds and starts a node. @throws FlotillaError UNREACHABLE when no address can be listened on */
   static async start(options: FleetNodeOptions): Promise<FleetNode> {
-    let self: FleetNode | undefined
+    const started: { node?: FleetNode } = {}
     const listeners: ((peer: PeerId, connection: Connection) => void)[] = []
     const gate: MemberGate = {
-      isMember: (peer) => self?.isMember(peer) ?? false,
-      waitForMember: (peer) => self?.waitForMember(peer) ?? Promise.resolve(false),
+      isMember: (peer) => started.node?.isMember(peer) ?? false,
+      waitForMember: (peer) => started.node?.waitForMember(peer) ?? Promise.resolve(false),
       onMember: (listener) => listeners.push(listener),
     }
-    self = new FleetNode(options, await buildLibp2p(options, gate, () => self), listeners)
-    await self.#start()
-    return self
+    started.node = new FleetNode(options, await buildLibp2p(options, gate, () => started.node), listeners)
+    await started.node.#start()
+    return started.node
   }
 
   async #start(): Promise<void> {
@@ -130,7 +140,10 @@ export class FleetNode {
     for (const topic of Object.values(TOPICS)) node.services.pubsub.subscribe(topic)
     if (node.getMultiaddrs().length === 0 && this.port(4) === 0 && this.port(6) === 0) {
       await node.stop()
-      throw new FlotillaError('UNREACHABLE', `listen on port ${this.#options.port}: no address could be bound; is it in use?`)
+      throw new FlotillaError(
+        'UNREACHABLE',
+        `listen on port ${this.#options.port}: no address could be bound; is it in use?`,
+      )
     }
     for (const peer of this.#options.remembered) this.#dialer.learn(peer.id, peer.addresses, false)
     this.#announcer?.start()
@@ -141,7 +154,9 @@ export class FleetNode {
   #tick(): void {
     this.#dialer.tick()
     for (const address of this.#options.staticPeers) {
-      const connected = [...this.#members.values()].some((member) => member.address === address || this.#staticIds.get(address) === member.id)
+      const connected = [...this.#members.values()].some(
+        (member) => member.address === address || this.#staticIds.get(address) === member.id,
+      )
       const due = (this.#staticNextMs.get(address) ?? 0) <= performance.now()
       if (!connected && due) {
         this.#staticNextMs.set(address, performance.now() + 3_000 + Math.random() * 2_000)
@@ -221,7 +236,10 @@ export class FleetNode {
       const member = this.#members.get(id)
       if (member !== undefined) return member
     }
-    throw new FlotillaError('NOT_A_MEMBER', `connect to ${address}: it did not take this operator's certificate, or showed none that this fleet accepts`)
+    throw new FlotillaError(
+      'NOT_A_MEMBER',
+      `connect to ${address}: it did not take this operator's certificate, or showed none that this fleet accepts`,
+    )
   }
 
   /** Opens a stream to a member. @throws FlotillaError UNREACHABLE */
@@ -245,10 +263,14 @@ export class FleetNode {
       waitForMember: (peer) => this.waitForMember(peer),
       onMember: () => {},
     }
-    await this.#node.handle(protocol, gateHandler((stream, connection) => handler(stream, connection.remotePeer.toString()), gate), {
-      maxInboundStreams: 64,
-      maxOutboundStreams: 64,
-    })
+    await this.#node.handle(
+      protocol,
+      gateHandler((stream, connection) => handler(stream, connection.remotePeer.toString()), gate),
+      {
+        maxInboundStreams: 64,
+        maxOutboundStreams: 64,
+      },
+    )
   }
 
   async publish(topic: string, data: Uint8Array): Promise<void> {
@@ -275,7 +297,10 @@ export class FleetNode {
   /** Judges all members again after the policy changed. */
   recheck(): void {
     for (const member of [...this.#members.values()]) {
-      if (this.#options.policy().revoked.includes(member.id) || member.certificate.epoch < this.#options.policy().minEpoch) {
+      if (
+        this.#options.policy().revoked.includes(member.id) ||
+        member.certificate.epoch < this.#options.policy().minEpoch
+      ) {
         this.#options.events.refused(member.id, 'REVOKED', 'revoked by the new policy')
         this.#hangUp(member.id)
       }
@@ -295,7 +320,10 @@ export class FleetNode {
 
   async #dial(id: string, addresses: readonly string[]): Promise<void> {
     if (this.isBanned(id)) throw new FlotillaError('UNREACHABLE', 'banned')
-    await this.#node.dial(addresses.map((address) => multiaddr(`${address}/p2p/${id}`)), { signal: AbortSignal.timeout(8_000) })
+    await this.#node.dial(
+      addresses.map((address) => multiaddr(`${address}/p2p/${id}`)),
+      { signal: AbortSignal.timeout(8_000) },
+    )
     if (!(await this.waitForMember(id))) throw new FlotillaError('NOT_A_MEMBER', id)
   }
 
@@ -347,7 +375,11 @@ export class FleetNode {
       this.#join(id, certificate, hello, connection)
       await frames.close()
     } catch (error) {
-      const code = isFlotillaError(error, 'REVOKED') ? 'REVOKED' : isFlotillaError(error, 'NOT_A_MEMBER') ? 'NOT_A_MEMBER' : 'FORMAT'
+      const code = isFlotillaError(error, 'REVOKED')
+        ? 'REVOKED'
+        : isFlotillaError(error, 'NOT_A_MEMBER')
+          ? 'NOT_A_MEMBER'
+          : 'FORMAT'
       this.#options.events.refused(id, code, messageOf(error))
       frames.send(encodeHello({ type: 'refused', code }))
       await frames.close()
@@ -357,7 +389,12 @@ export class FleetNode {
   }
 
   #hello(): Hello {
-    return { type: 'hello', certificate: this.#options.certificate, trust: this.#options.trust(), addresses: this.addresses() }
+    return {
+      type: 'hello',
+      certificate: this.#options.certificate,
+      trust: this.#options.trust(),
+      addresses: this.addresses(),
+    }
   }
 
   #admit(hello: Extract<Hello, { type: 'hello' }>, connection: Connection): void {
@@ -403,10 +440,15 @@ export function toMultiaddr(address: string, port: number): string {
   return `/ip4/${address}/tcp/${port}`
 }
 
-async function buildLibp2p(options: FleetNodeOptions, gate: MemberGate, self: () => FleetNode | undefined): Promise<Libp2p<Services>> {
+async function buildLibp2p(
+  options: FleetNodeOptions,
+  gate: MemberGate,
+  self: () => FleetNode | undefined,
+): Promise<Libp2p<Services>> {
   const hosts = options.listenHosts.length > 0 ? options.listenHosts : ['0.0.0.0', '::']
   const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 10_000 }
-  const refuses = (peer: PeerId) => self()?.isBanned(peer.toString()) === true || options.policy().revoked.includes(peer.toString())
+  const refuses = (peer: PeerId) =>
+    self()?.isBanned(peer.toString()) === true || options.policy().revoked.includes(peer.toString())
   return createLibp2p<Services>({
     privateKey: options.identity.privateKey,
     start: false,
@@ -415,7 +457,16 @@ async function buildLibp2p(options: FleetNodeOptions, gate: MemberGate, self: ()
     transportManager: { faultTolerance: 1 },
     transports: [tcp({ dialOpts: socketOptions, listenOpts: socketOptions, backlog: 64 })],
     connectionEncrypters: [noise()],
-    streamMuxers: [yamux({ streamOptions: { initialStreamWindowSize: 262_144, maxStreamWindowSize: 262_144, maxReadBufferLength: 4 * 2 ** 20, maxWriteBufferLength: 8 * 2 ** 20 } })],
+    streamMuxers: [
+      yamux({
+        streamOptions: {
+          initialStreamWindowSize: 262_144,
+          maxStreamWindowSize: 262_144,
+          maxReadBufferLength: 4 * 2 ** 20,
+          maxWriteBufferLength: 8 * 2 ** 20,
+        },
+      }),
+    ],
     connectionManager: {
       maxConnections: 128,
       maxIncomingPendingConnections: 64,

@@ -128,7 +128,8 @@ export class FrameStream {
   }
 
   async close(): Promise<void> {
-    if (this.#stream.writeStatus === 'writable') await this.#stream.close({ signal: AbortSignal.timeout(2_000) }).catch(() => {})
+    if (this.#stream.writeStatus === 'writable')
+      await this.#stream.close({ signal: AbortSignal.timeout(2_000) }).catch(() => {})
   }
 
   /** Waits for one frame. @throws FlotillaError TIMEOUT, UNREACHABLE when the other side closes */

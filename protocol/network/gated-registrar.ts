@@ -33,7 +33,10 @@ function gateRegistrar(registrar: Registrar, gate: MemberGate): Registrar {
 }
 
 /** The components of a libp2p node with a gated registrar in place of its own. They are a proxy, so they cannot be copied. */
-export function withGatedRegistrar<Components extends { readonly registrar: Registrar }>(components: Components, gate: MemberGate): Components {
+export function withGatedRegistrar<Components extends { readonly registrar: Registrar }>(
+  components: Components,
+  gate: MemberGate,
+): Components {
   const gated = gateRegistrar(components.registrar, gate)
   return new Proxy(components, {
     get: (target, property): unknown => (property === 'registrar' ? gated : Reflect.get(target, property, target)),
@@ -51,14 +54,19 @@ export function gateHandler(handler: StreamHandler, gate: MemberGate): StreamHan
   }
 }
 
-async function registerGated(registrar: Registrar, protocol: string, topology: Topology, gate: MemberGate): Promise<string> {
+async function registerGated(
+  registrar: Registrar,
+  protocol: string,
+  topology: Topology,
+  gate: MemberGate,
+): Promise<string> {
   const ready = new Map<string, [PeerId, Connection]>()
   const started = new Set<string>()
   const tryStart = (peer: string) => {
     const found = ready.get(peer)
     if (found === undefined || started.has(peer) || !gate.isMember(peer)) return
     started.add(peer)
-    topology.onConnect?.(...found)
+    void topology.onConnect?.(...found)
   }
   gate.onMember((peer) => tryStart(peer.toString()))
   return registrar.register(protocol, {
@@ -69,7 +77,7 @@ async function registerGated(registrar: Registrar, protocol: string, topology: T
     },
     onDisconnect: (peer) => {
       ready.delete(peer.toString())
-      if (started.delete(peer.toString())) topology.onDisconnect?.(peer)
+      if (started.delete(peer.toString())) void topology.onDisconnect?.(peer)
     },
   })
 }

@@ -29,13 +29,19 @@ export function encodeHello(hello: Hello): Uint8Array {
 export function parseHello(bytes: Uint8Array): Hello {
   const json = shape.object(parseJson(bytes, 'hello', MAX_HELLO_BYTES), 'hello')
   if (json['type'] === 'refused') {
-    return { type: 'refused', code: shape.oneOf(json['code'], 'hello: code', ['NOT_A_MEMBER', 'REVOKED', 'FORMAT', 'BUSY']) }
+    return {
+      type: 'refused',
+      code: shape.oneOf(json['code'], 'hello: code', ['NOT_A_MEMBER', 'REVOKED', 'FORMAT', 'BUSY']),
+    }
   }
   if (json['type'] !== 'hello') throw new FlotillaError('FORMAT', 'hello: of an unknown type')
   const trust = shape.object(json['trust'], 'hello: trust')
   return {
     type: 'hello',
-    certificate: Buffer.from(shape.string(json['certificate'], 'hello: certificate', MAX_CERTIFICATE_BYTES * 2), 'base64'),
+    certificate: Buffer.from(
+      shape.string(json['certificate'], 'hello: certificate', MAX_CERTIFICATE_BYTES * 2),
+      'base64',
+    ),
     trust: {
       root: shape.integer(trust['root'], 'hello: trust.root', 0),
       timestamp: shape.integer(trust['timestamp'], 'hello: trust.timestamp', 0),

@@ -25,7 +25,10 @@ export async function requestBundle(stream: Stream, have: TrustVersions): Promis
 /** Answers one question with what `answer` gives. */
 export async function serveBundle(stream: Stream, answer: (have: TrustVersions) => MetadataBundle): Promise<void> {
   const frames = new FrameStream(stream, { maxFrameBytes: () => 1_024 })
-  const question = shape.object(parseJson(await frames.next(TIMEOUT_MS), 'metadata question', 1_024), 'metadata question')
+  const question = shape.object(
+    parseJson(await frames.next(TIMEOUT_MS), 'metadata question', 1_024),
+    'metadata question',
+  )
   const have = shape.object(question['have'], 'metadata question: have')
   const bundle = answer({
     root: shape.integer(have['root'], 'have.root', 0),
@@ -57,7 +60,9 @@ export function parseBundle(bytes: Uint8Array): MetadataBundle {
   const roles = Object.entries(shape.object(json['roles'], 'metadata bundle: roles'))
   if (roles.length > 1_024) throw new FlotillaError('LIMIT', 'metadata bundle: more than 1024 roles')
   return {
-    roots: shape.array(json['roots'], 'metadata bundle: roots', MAX_ROOT_STEPS).map((item) => file(item, 'metadata bundle: roots[]')),
+    roots: shape
+      .array(json['roots'], 'metadata bundle: roots', MAX_ROOT_STEPS)
+      .map((item) => file(item, 'metadata bundle: roots[]')),
     timestamp: optional('timestamp'),
     snapshot: optional('snapshot'),
     roles: new Map(roles.map(([name, value]) => [name, file(value, `metadata bundle: roles.${name}`)])),

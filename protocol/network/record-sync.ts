@@ -51,7 +51,9 @@ export async function answerRecords(stream: Stream, side: SyncSide): Promise<voi
   } else {
     const digest = parseDigest(question)
     const answer = frames.next(TIMEOUT_MS)
-    frames.send(encode({ digest: side.digest(), records: packRecords(side.newerThan(digest)), peers: peersToTell(side) }))
+    frames.send(
+      encode({ digest: side.digest(), records: packRecords(side.newerThan(digest)), peers: peersToTell(side) }),
+    )
     takeRecords(parse(await answer), side)
   }
   await frames.close()

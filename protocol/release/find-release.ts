@@ -5,7 +5,12 @@ import { judgeExpiry, timeFloorMs } from '../trust/time-floor.ts'
 import type { TrustedSet, TrustRules } from '../trust/trusted-set.ts'
 
 /** A signed pointer to a release description or fleet policy: its hash and length. */
-export type SignedPointer = { readonly role: string; readonly path: string; readonly lengthBytes: number; readonly sha256: string }
+export type SignedPointer = {
+  readonly role: string
+  readonly path: string
+  readonly lengthBytes: number
+  readonly sha256: string
+}
 
 /** The path under which a channel's current release is signed. */
 export function releasePath(board: string, channel: string): string {
@@ -37,7 +42,10 @@ export function findPolicy(set: TrustedSet, fleet: string, rules: TrustRules): S
 }
 
 /** The current releases of all boards and channels: what a courier may carry. Expired roles are left out. */
-export function listReleases(set: TrustedSet, rules: TrustRules): readonly (SignedPointer & { board: string; channel: string })[] {
+export function listReleases(
+  set: TrustedSet,
+  rules: TrustRules,
+): readonly (SignedPointer & { board: string; channel: string })[] {
   const found: (SignedPointer & { board: string; channel: string })[] = []
   for (const name of set.roles.keys()) {
     const [board, channel, rest] = name.split('.')

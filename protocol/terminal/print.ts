@@ -8,10 +8,21 @@ export function printRows<Row extends Readonly<Record<string, unknown>>>(
 }
 
 /** The table as text. Pure. */
-export function formatRows<Row>(rows: readonly Row[], columns: readonly (readonly [title: string, cell: (row: Row) => string])[]): string {
+export function formatRows<Row>(
+  rows: readonly Row[],
+  columns: readonly (readonly [title: string, cell: (row: Row) => string])[],
+): string {
   const cells = [columns.map(([title]) => title), ...rows.map((row) => columns.map(([, cell]) => cell(row)))]
   const widths = columns.map((_, at) => Math.max(...cells.map((line) => (line[at] ?? '').length)))
-  return cells.map((line) => `${line.map((cell, at) => cell.padEnd(widths[at] ?? 0)).join('  ').trimEnd()}\n`).join('')
+  return cells
+    .map(
+      (line) =>
+        `${line
+          .map((cell, at) => cell.padEnd(widths[at] ?? 0))
+          .join('  ')
+          .trimEnd()}\n`,
+    )
+    .join('')
 }
 
 /** `12.3 MB`: decimal units, as disks and links are sold. */

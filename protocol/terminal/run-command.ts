@@ -16,9 +16,11 @@ export async function runCommandLine(program: Command, argv: readonly string[]):
       return
     }
     const code = error instanceof FlotillaError ? error.code : 'UNEXPECTED'
-    if (argv.includes('--json')) process.stdout.write(`${JSON.stringify({ error: { code, message: messageOf(error) } })}\n`)
+    if (argv.includes('--json'))
+      process.stdout.write(`${JSON.stringify({ error: { code, message: messageOf(error) } })}\n`)
     else process.stderr.write(`flotilla: ${messageOf(error)} [${code}]\n`)
-    if (code === 'UNEXPECTED' && error instanceof Error) process.stderr.write(`${error.stack}\nThis is a defect in Flotilla; please report it with the lines above.\n`)
+    if (code === 'UNEXPECTED' && error instanceof Error)
+      process.stderr.write(`${error.stack}\nThis is a defect in Flotilla; please report it with the lines above.\n`)
     process.exitCode = EXIT_CODES[code]
   }
 }

@@ -46,12 +46,7 @@ export function ed25519KeyJson(publicKeyHex: string): JsonObject {
  * it can never count towards a threshold, but does not make the metadata unreadable.
  * @throws FlotillaError FORMAT when the entry has the wrong shape
  */
-export function parsePublicKey(
-  keyId: string,
-  value: unknown,
-  policy: KeyPolicy,
-  path: string,
-): PublicKey | undefined {
+export function parsePublicKey(keyId: string, value: unknown, policy: KeyPolicy, path: string): PublicKey | undefined {
   const key = shape.object(value, path)
   const type = shape.string(key['keytype'], `${path}.keytype`, 64)
   const scheme = shape.string(key['scheme'], `${path}.scheme`, 64)

@@ -30,12 +30,18 @@ export function judgeExpiry(kind: RoleKind, expiresMs: number, floorMs: number, 
   const nowMs = policy.mode === 'clock' ? policy.nowMs : floorMs
   const refuses = policy.mode === 'clock' || kind === 'targets'
   if (refuses && expiresMs <= nowMs) {
-    throw new FlotillaError('EXPIRED', `${kind}: expired ${new Date(expiresMs).toISOString()}; have the operator sign it again`)
+    throw new FlotillaError(
+      'EXPIRED',
+      `${kind}: expired ${new Date(expiresMs).toISOString()}; have the operator sign it again`,
+    )
   }
 }
 
 /** How fresh what this device knows can be said to be; for status, never for a decision. */
-export function freshness(set: TrustedSet, wallClockMs: number): { readonly stale: boolean; readonly staleDays: number } {
+export function freshness(
+  set: TrustedSet,
+  wallClockMs: number,
+): { readonly stale: boolean; readonly staleDays: number } {
   const expires = set.timestamp?.data.expiresMs ?? 0
   const now = Math.max(timeFloorMs(set), wallClockMs)
   return { stale: now > expires, staleDays: Math.max(0, Math.floor((now - expires) / 86_400_000)) }

@@ -81,7 +81,8 @@ export function acceptRoot(set: TrustedSet, bytes: Uint8Array, rules: TrustRules
 function dropUnvouched(set: TrustedSet): TrustedSet {
   const root = set.root.data
   const vouched = (file: Verified<Metadata> | undefined, keys: KeyRing, role: RoleKeys) =>
-    file !== undefined && countSignatures(parseEnvelope(file.bytes, file.data.kind, Infinity), keys, role) >= role.threshold
+    file !== undefined &&
+    countSignatures(parseEnvelope(file.bytes, file.data.kind, Infinity), keys, role) >= role.threshold
   const timestamp = vouched(set.timestamp, root.keys, roleKeys(root, 'timestamp')) ? set.timestamp : undefined
   const snapshot = vouched(set.snapshot, root.keys, roleKeys(root, 'snapshot')) ? set.snapshot : undefined
   const roles = new Map<string, Verified<Targets>>()
@@ -256,7 +257,10 @@ export function requireMatch(
     if (wanted === undefined) continue
     const found = createHash(algorithm).update(bytes).digest('hex')
     if (found !== wanted) {
-      throw new FlotillaError('MIX_AND_MATCH', `${what}: ${algorithm} is ${found.slice(0, 12)}…, signed is ${wanted.slice(0, 12)}…`)
+      throw new FlotillaError(
+        'MIX_AND_MATCH',
+        `${what}: ${algorithm} is ${found.slice(0, 12)}…, signed is ${wanted.slice(0, 12)}…`,
+      )
     }
   }
 }

@@ -46,11 +46,42 @@ export function namespaceNetwork(rateMbit: number): Network {
   const ip = (...args: string[]) => execFileSync('ip', args, { stdio: ['ignore', 'pipe', 'pipe'] })
   ip('netns', 'add', bridge)
   ip('-n', bridge, 'link', 'set', 'lo', 'up')
-  ip('-n', bridge, 'link', 'add', 'br0', 'type', 'bridge', 'stp_state', '0', 'forward_delay', '0', 'mcast_snooping', '0')
+  ip(
+    '-n',
+    bridge,
+    'link',
+    'add',
+    'br0',
+    'type',
+    'bridge',
+    'stp_state',
+    '0',
+    'forward_delay',
+    '0',
+    'mcast_snooping',
+    '0',
+  )
   ip('-n', bridge, 'link', 'set', 'br0', 'up')
   const shape = (namespace: string, device: string) => {
     if (rateMbit === 0) return
-    execFileSync('ip', ['netns', 'exec', namespace, 'tc', 'qdisc', 'replace', 'dev', device, 'root', 'tbf', 'rate', `${rateMbit}mbit`, 'burst', '64kb', 'latency', '50ms'])
+    execFileSync('ip', [
+      'netns',
+      'exec',
+      namespace,
+      'tc',
+      'qdisc',
+      'replace',
+      'dev',
+      device,
+      'root',
+      'tbf',
+      'rate',
+      `${rateMbit}mbit`,
+      'burst',
+      '64kb',
+      'latency',
+      '50ms',
+    ])
   }
   const shapeBridgePort = (device: string) => shape(bridge, device)
   return {
@@ -68,7 +99,12 @@ export function namespaceNetwork(rateMbit: number): Network {
       ip('-n', namespace, 'link', 'set', 'eth0', 'up')
       shape(namespace, 'eth0')
       shapeBridgePort(port)
-      return Promise.resolve({ address: `10.77.0.${number}`, port: 4848, listen: [], wrap: (command) => ['ip', 'netns', 'exec', namespace, ...command] })
+      return Promise.resolve({
+        address: `10.77.0.${number}`,
+        port: 4848,
+        listen: [],
+        wrap: (command) => ['ip', 'netns', 'exec', namespace, ...command],
+      })
     },
     setLink: (name, up) => {
       const port = `${prefix}p${hosts.get(name)}`
@@ -86,7 +122,12 @@ export function namespaceNetwork(rateMbit: number): Network {
 export function loopbackNetwork(): Network {
   return {
     kind: 'loopback',
-    addHost: async () => ({ address: '127.0.0.1', port: await freePort(), listen: ['127.0.0.1'], wrap: (command) => command }),
+    addHost: async () => ({
+      address: '127.0.0.1',
+      port: await freePort(),
+      listen: ['127.0.0.1'],
+      wrap: (command) => command,
+    }),
     setLink: () => {
       throw new Error('links cannot be cut on loopback')
     },
@@ -100,7 +141,9 @@ function freePort(): Promise<number> {
     server.once('error', reject)
     server.listen(0, '127.0.0.1', () => {
       const address = server.address()
-      server.close(() => (typeof address === 'object' && address !== null ? resolve(address.port) : reject(new Error('no port'))))
+      server.close(() =>
+        typeof address === 'object' && address !== null ? resolve(address.port) : reject(new Error('no port')),
+      )
     })
   })
 }

@@ -27,7 +27,13 @@ export type DeviceStatus = {
   readonly memoryBytes: number
   readonly trust: { readonly root: number; readonly timestamp: number }
 }
-export type SimulatedDevice = { readonly name: string; readonly board: string; readonly directory: string; readonly host: Host; process: ChildProcess | undefined }
+export type SimulatedDevice = {
+  readonly name: string
+  readonly board: string
+  readonly directory: string
+  readonly host: Host
+  process: ChildProcess | undefined
+}
 export type CommandResult = { readonly code: number; readonly stdout: string; readonly stderr: string }
 
 /**
@@ -60,7 +66,8 @@ export class SimulatedFleet {
   /** Runs a command of the workstation, as a person would type it after `flotilla`. Throws unless it exits with `code`. */
   async flotilla(args: readonly string[], code = 0): Promise<CommandResult> {
     const result = await this.tryFlotilla(args)
-    if (result.code !== code) throw new Error(`flotilla ${args.join(' ')}: exit ${result.code}\n${result.stderr}${result.stdout}`)
+    if (result.code !== code)
+      throw new Error(`flotilla ${args.join(' ')}: exit ${result.code}\n${result.stderr}${result.stdout}`)
     return result
   }
 
@@ -78,7 +85,9 @@ export class SimulatedFleet {
   /** Starts a command of the workstation and leaves it running. */
   async startFlotilla(args: readonly string[], stdio: 'inherit' | 'ignore' = 'ignore'): Promise<ChildProcess> {
     const [command = '', ...rest] = await this.#workstation(args)
-    return this.#track(spawn(command, rest, { env: this.environment(), stdio: ['ignore', stdio, stdio], detached: true }))
+    return this.#track(
+      spawn(command, rest, { env: this.environment(), stdio: ['ignore', stdio, stdio], detached: true }),
+    )
   }
 
   async #workstation(args: readonly string[]): Promise<readonly string[]> {
@@ -87,7 +96,12 @@ export class SimulatedFleet {
   }
 
   environment(): NodeJS.ProcessEnv {
-    return { ...process.env, FLOTILLA_REPO: this.repository, FLOTILLA_PASSPHRASE: PASSPHRASE, FLOTILLA_NODE: this.#node }
+    return {
+      ...process.env,
+      FLOTILLA_REPO: this.repository,
+      FLOTILLA_PASSPHRASE: PASSPHRASE,
+      FLOTILLA_NODE: this.#node,
+    }
   }
 
   async init(): Promise<void> {
@@ -96,12 +110,30 @@ export class SimulatedFleet {
 
   /** Publishes a release. */
   async release(board: string, version: string, images: string, options: readonly string[] = []): Promise<string> {
-    const { stdout } = await this.flotilla(['release', 'create', '--board', board, '--images', images, '--as', version, '--deadline', '30', '--json', ...options])
+    const { stdout } = await this.flotilla([
+      'release',
+      'create',
+      '--board',
+      board,
+      '--images',
+      images,
+      '--as',
+      version,
+      '--deadline',
+      '30',
+      '--json',
+      ...options,
+    ])
     return (JSON.parse(stdout) as { id: string }).id
   }
 
   /** Lays out a device with a release proven on it; `start` switches it on. */
-  async addDevice(name: string, board: string, release: string, settings: Readonly<Record<string, unknown>> = {}): Promise<SimulatedDevice> {
+  async addDevice(
+    name: string,
+    board: string,
+    release: string,
+    settings: Readonly<Record<string, unknown>> = {},
+  ): Promise<SimulatedDevice> {
     const host = await this.#network.addHost(name)
     const directory = join(this.directory, name)
     const others = [...this.devices.values()].map((device) => `/ip4/${device.host.address}/tcp/${device.host.port}`)
@@ -133,7 +165,9 @@ export class SimulatedFleet {
     const device = this.device(name)
     const [command = '', ...rest] = device.host.wrap([this.#node, this.#images.loader, device.directory])
     const log = openSync(join(this.directory, `${name}.log`), 'a')
-    device.process = this.#track(spawn(command, rest, { env: this.environment(), stdio: ['ignore', log, log], detached: true }))
+    device.process = this.#track(
+      spawn(command, rest, { env: this.environment(), stdio: ['ignore', log, log], detached: true }),
+    )
     closeSync(log)
   }
 
@@ -179,7 +213,12 @@ export class SimulatedFleet {
   }
 
   /** Waits until `check` holds for the device's status. */
-  async until(name: string, what: string, check: (status: DeviceStatus) => boolean, timeoutMs = 120_000): Promise<DeviceStatus> {
+  async until(
+    name: string,
+    what: string,
+    check: (status: DeviceStatus) => boolean,
+    timeoutMs = 120_000,
+  ): Promise<DeviceStatus> {
     const deadline = performance.now() + timeoutMs
     let last: DeviceStatus | undefined
     while (performance.now() < deadline) {
@@ -187,11 +226,18 @@ export class SimulatedFleet {
       if (last !== undefined && check(last)) return last
       await new Promise((resolve) => setTimeout(resolve, 100))
     }
-    throw new Error(`${name}: not ${what} within ${timeoutMs / 1000} s; last ${JSON.stringify(last)}\n${this.logTail(name)}`)
+    throw new Error(
+      `${name}: not ${what} within ${timeoutMs / 1000} s; last ${JSON.stringify(last)}\n${this.logTail(name)}`,
+    )
   }
 
   async untilRunning(name: string, version: string, timeoutMs = 120_000): Promise<DeviceStatus> {
-    return this.until(name, `running ${version}, proven`, (status) => status.running?.version === version && status.state === 'proven', timeoutMs)
+    return this.until(
+      name,
+      `running ${version}, proven`,
+      (status) => status.running?.version === version && status.state === 'proven',
+      timeoutMs,
+    )
   }
 
   logTail(name: string): string {

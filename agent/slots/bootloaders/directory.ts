@@ -54,7 +54,8 @@ export class DirectoryBoot implements BootControl {
   async markGood(slot: string): Promise<void> {
     await markProven(this.#disk, slot)
     const record = await this.#read()
-    if (record.good !== slot || record.trial !== undefined) await this.#write({ ...record, good: slot, trial: undefined, tries: 0 })
+    if (record.good !== slot || record.trial !== undefined)
+      await this.#write({ ...record, good: slot, trial: undefined, tries: 0 })
   }
 
   async markBad(slot: string): Promise<void> {
@@ -83,7 +84,9 @@ export class DirectoryBoot implements BootControl {
 }
 
 async function readRecords(disk: Disk): Promise<(BootRecord | undefined)[]> {
-  return Promise.all(BOOT_RECORD_PATHS.map(async (path) => parseBootRecord(await disk.read(path, 0, BOOT_RECORD_BYTES))))
+  return Promise.all(
+    BOOT_RECORD_PATHS.map(async (path) => parseBootRecord(await disk.read(path, 0, BOOT_RECORD_BYTES))),
+  )
 }
 
 /** Overwrites the older copy in place, with the next sequence. */
@@ -111,7 +114,9 @@ async function markProven(disk: Disk, slot: string): Promise<void> {
  * With both records damaged it starts a release that was proven; a trial whose count cannot be written is not started.
  * @throws FlotillaError NOT_FOUND when there is nothing that may boot
  */
-export async function loadSlot(disk: Disk): Promise<{ readonly slot: string; readonly why: 'good' | 'trial' | 'rescue' }> {
+export async function loadSlot(
+  disk: Disk,
+): Promise<{ readonly slot: string; readonly why: 'good' | 'trial' | 'rescue' }> {
   const { record } = newestRecord(await readRecords(disk))
   if (record === undefined) return { slot: await anyProven(disk), why: 'rescue' }
   const choice = chooseBoot(record)

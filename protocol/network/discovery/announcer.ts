@@ -17,7 +17,14 @@ export type AnnouncerOptions = {
   readonly random: () => number
 }
 
-type Link = { readonly socket: Socket; readonly family: 4 | 6; readonly name: string; readonly address: string; lastSentMs: number; pending: boolean }
+type Link = {
+  readonly socket: Socket
+  readonly family: 4 | 6
+  readonly name: string
+  readonly address: string
+  lastSentMs: number
+  pending: boolean
+}
 
 const MDNS_PORT = 5353
 const GROUP = { 4: '224.0.0.251', 6: 'ff02::fb' } as const
@@ -51,7 +58,8 @@ export class Announcer {
 
   /** Says goodbye and closes the sockets. */
   stop(): void {
-    if (this.#options.announce) for (const link of this.#links.values()) this.#send(link, encodeAdvertisement(this.#advertisement(link), 0))
+    if (this.#options.announce)
+      for (const link of this.#links.values()) this.#send(link, encodeAdvertisement(this.#advertisement(link), 0))
     this.#stopped = true
     for (const timer of this.#timers) clearTimeout(timer)
     for (const link of this.#links.values()) setTimeout(() => closeQuietly(link.socket), 20)
@@ -90,7 +98,11 @@ export class Announcer {
   }
 
   #open(key: string, { name, family, address }: { name: string; family: 4 | 6; address: string }): void {
-    const socket = createSocket({ type: family === 4 ? 'udp4' : 'udp6', reuseAddr: true, ...(family === 6 ? { ipv6Only: true } : {}) })
+    const socket = createSocket({
+      type: family === 4 ? 'udp4' : 'udp6',
+      reuseAddr: true,
+      ...(family === 6 ? { ipv6Only: true } : {}),
+    })
     const link: Link = { socket, family, name, address, lastSentMs: 0, pending: false }
     this.#links.set(key, link)
     const drop = () => {
@@ -125,7 +137,8 @@ export class Announcer {
     for (const service of heard.services) {
       if (service.id === this.#options.id || service.fleet !== this.#options.fleet) continue
       this.#heard.add(service.id)
-      const sender = link.family === 6 && from.startsWith('fe80:') && !from.includes('%') ? `${from}%${link.name}` : from
+      const sender =
+        link.family === 6 && from.startsWith('fe80:') && !from.includes('%') ? `${from}%${link.name}` : from
       this.#options.onHeard({ ...service, addresses: [...new Set([sender, ...service.addresses])] })
     }
     if (heard.asksFor(this.#advertisement(link)) && !link.pending) {
@@ -146,7 +159,13 @@ export class Announcer {
 
   #advertisement(link: Link): Advertisement {
     const addresses = [link.address.split('%')[0] ?? link.address]
-    return { id: this.#options.id, name: this.#options.name, fleet: this.#options.fleet, port: this.#options.port(link.family), addresses }
+    return {
+      id: this.#options.id,
+      name: this.#options.name,
+      fleet: this.#options.fleet,
+      port: this.#options.port(link.family),
+      addresses,
+    }
   }
 
   #send(link: Link, packet: Buffer): void {

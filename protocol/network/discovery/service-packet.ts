@@ -30,15 +30,23 @@ export function encodeAdvertisement(ad: Advertisement, ttlSeconds = TTL_SECONDS)
   const answers: Answer[] = [
     { type: 'PTR', name: SERVICE, ttl: ttlSeconds, data: instance },
     { type: 'PTR', name: META_SERVICE, ttl: ttlSeconds, data: SERVICE },
-    { type: 'SRV', name: instance, ttl: ttlSeconds, flush: FLUSH, data: { port: ad.port, target: host, priority: 0, weight: 0 } },
-    { type: 'TXT', name: instance, ttl: ttlSeconds, flush: FLUSH, data: text },
-    ...ad.addresses.map((address): Answer => ({
-      type: address.includes(':') ? 'AAAA' : 'A',
-      name: host,
+    {
+      type: 'SRV',
+      name: instance,
       ttl: ttlSeconds,
       flush: FLUSH,
-      data: address,
-    })),
+      data: { port: ad.port, target: host, priority: 0, weight: 0 },
+    },
+    { type: 'TXT', name: instance, ttl: ttlSeconds, flush: FLUSH, data: text },
+    ...ad.addresses.map(
+      (address): Answer => ({
+        type: address.includes(':') ? 'AAAA' : 'A',
+        name: host,
+        ttl: ttlSeconds,
+        flush: FLUSH,
+        data: address,
+      }),
+    ),
   ]
   return encode({ type: 'response', id: 0, flags: 1 << 10, answers })
 }
@@ -70,7 +78,9 @@ export function parsePacket(bytes: Uint8Array): Heard {
   const names = new Set(questions.map((question) => question.name.toLowerCase()))
   return {
     asksFor: (ad) =>
-      names.has(SERVICE) || names.has(META_SERVICE) || names.has(instanceName(ad).toLowerCase()) ||
+      names.has(SERVICE) ||
+      names.has(META_SERVICE) ||
+      names.has(instanceName(ad).toLowerCase()) ||
       names.has(`flotilla-${ad.id.slice(-12).toLowerCase()}.local`),
     services: packet.type === 'response' ? servicesIn([...(packet.answers ?? []), ...(packet.additionals ?? [])]) : [],
   }

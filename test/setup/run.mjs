@@ -1,0 +1,128 @@
+// The entry of `npm start`, `npm test`, `npm run check|bench|bundle`: plain JavaScript for whatever Node is there,
+// since it fetches the right one. Does all set-up, says what it does, then hands over.
+import { execFileSync, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '../..')
+const NODE_22 = '22.23.3'
+/** Debian packages by the program that shows that they are there. */
+const PACKAGES = {
+  start: { mksquashfs: 'squashfs-tools', ip: 'iproute2', tc: 'iproute2' },
+  test: {
+    mksquashfs: 'squashfs-tools',
+    ip: 'iproute2',
+    tc: 'iproute2',
+    'avahi-browse': 'avahi-utils',
+    'avahi-daemon': 'avahi-daemon',
+    'dbus-daemon': 'dbus',
+    strace: 'strace',
+  },
+  bench: {
+    mksquashfs: 'squashfs-tools',
+    ip: 'iproute2',
+    tc: 'iproute2',
+    aria2c: 'aria2',
+    rsync: 'rsync',
+    casync: 'casync',
+    mktorrent: 'mktorrent',
+  },
+}
+
+const [task = 'start', ...args] = process.argv.slice(2)
+process.chdir(root)
+installModules()
+const node = findNode()
+const environment = { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}:/usr/sbin:/sbin` }
+if (task in PACKAGES) installPackages(PACKAGES[task])
+const entry = {
+  start: ['test/fleet/start.ts'],
+  test: ['test/setup/test.ts'],
+  check: ['test/setup/check.ts'],
+  bench: ['test/bench/bench.ts'],
+  bundle: ['test/setup/bundle.ts'],
+}[task]
+if (entry === undefined) {
+  console.error(`run: no such task: ${task}`)
+  process.exit(2)
+}
+if (task === 'test') environment.FLOTILLA_NODE_22 = installNode22()
+const done = spawnSync(node, [...entry, ...args], { stdio: 'inherit', env: environment })
+process.exit(done.status ?? 1)
+
+function installModules() {
+  const installed = 'node_modules/.package-lock.json'
+  if (existsSync(installed) && statSync(installed).mtimeMs >= statSync('package-lock.json').mtimeMs) return
+  console.error('set-up: npm ci (libraries and Node 26 from the npm registry)')
+  run('npm', ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'])
+}
+
+function findNode() {
+  const path = join(root, `node_modules/node-linux-${process.arch}/bin/node`)
+  if (existsSync(path)) return path
+  const [major, minor] = process.versions.node.split('.').map(Number)
+  if (major > 22 || (major === 22 && minor >= 18)) return process.execPath
+  console.error(
+    `set-up: Node ${process.versions.node} is too old and node-linux-${process.arch} was not installed; install Node 22.18 or newer`,
+  )
+  process.exit(1)
+}
+
+// Boards with 32 bits get Node 22: the same tests run on it. Kept apart, since both packages install `node`.
+function installNode22() {
+  const prefix = join(root, '.cache/node22')
+  const path = join(prefix, `node_modules/node-linux-${process.arch}/bin/node`)
+  if (existsSync(path)) return path
+  console.error(`set-up: Node ${NODE_22} from the npm registry`)
+  mkdirSync(prefix, { recursive: true })
+  run('npm', [
+    'install',
+    '--prefix',
+    prefix,
+    '--no-save',
+    '--ignore-scripts',
+    '--no-audit',
+    '--no-fund',
+    '--loglevel=error',
+    `node-linux-${process.arch}@${NODE_22}`,
+  ])
+  return path
+}
+
+function installPackages(programs) {
+  const missing = [
+    ...new Set(
+      Object.entries(programs)
+        .filter(([program]) => !has(program))
+        .map(([, name]) => name),
+    ),
+  ]
+  if (missing.length === 0) return
+  if (process.getuid() !== 0) {
+    console.error(
+      `set-up: missing Debian packages: ${missing.join(' ')}; as root: apt-get install ${missing.join(' ')}`,
+    )
+    return
+  }
+  console.error(`set-up: apt-get install ${missing.join(' ')}`)
+  const options = { stdio: ['ignore', 'ignore', 'inherit'], env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' } }
+  spawnSync('apt-get', ['update', '-qq'], options)
+  const done = spawnSync('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing], options)
+  if (done.status !== 0) {
+    console.error(`set-up: apt-get could not install ${missing.join(' ')}; what needs them will fail`)
+  }
+}
+
+function has(program) {
+  return spawnSync('sh', ['-c', `PATH="$PATH:/usr/sbin:/sbin" command -v ${program}`], { stdio: 'ignore' }).status === 0
+}
+
+function run(command, list) {
+  try {
+    execFileSync(command, list, { stdio: ['ignore', 'ignore', 'inherit'] })
+  } catch (error) {
+    console.error(`set-up: ${command} ${list[0]} failed: ${error.message}; is the npm registry in reach?`)
+    process.exit(1)
+  }
+}

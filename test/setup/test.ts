@@ -1,0 +1,63 @@
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { buildImages } from '../fleet/build-images.ts'
+import { GATES, ROOT, runGate } from './gates.ts'
+
+/**
+ * `npm test`: the gates, the unit tests on Node 26 and Node 22, then everything that crosses parts.
+ * The last line is `N passed, N failed, N skipped`. `npm test -- NAME` runs only files whose path contains NAME.
+ */
+const filters = process.argv.slice(2)
+const total = { passed: 0, failed: 0, skipped: 0 }
+const reports = join(ROOT, '.cache/reports')
+rmSync(reports, { recursive: true, force: true })
+mkdirSync(reports, { recursive: true })
+
+if (filters.length === 0) {
+  for (const gate of GATES) {
+    const { passed, output } = runGate(gate)
+    process.stderr.write(`${passed ? 'ok    ' : 'FAILED'} ${gate.name}\n${passed ? '' : output}`)
+    total[passed ? 'passed' : 'failed'] += 1
+  }
+}
+await buildImages((line) => process.stderr.write(`${line}\n`))
+const node22 = process.env['FLOTILLA_NODE_22'] ?? ''
+vitest('unit', process.execPath, filters)
+if (filters.length === 0) vitest('unit', node22, [])
+vitest('fleet', process.execPath, filters)
+process.stdout.write(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped\n`)
+process.exitCode = total.failed === 0 && (total.skipped === 0 || process.env['CI'] === undefined) ? 0 : 1
+
+function vitest(project: string, node: string, names: readonly string[]): void {
+  const version = spawnSync(node, ['--version'], { encoding: 'utf8' }).stdout?.trim() ?? 'no Node'
+  process.stderr.write(`\n${project} tests on Node ${version}\n`)
+  const report = join(reports, `${project}-${version}.json`)
+  const args = [
+    join(ROOT, 'node_modules/vitest/vitest.mjs'),
+    'run',
+    '--config',
+    'test/setup/vitest.config.ts',
+    '--project',
+    project,
+    '--reporter=default',
+    '--reporter=json',
+    `--outputFile.json=${report}`,
+    '--passWithNoTests',
+    ...names,
+  ]
+  const done = spawnSync(node, args, { stdio: ['ignore', 'inherit', 'inherit'], cwd: ROOT })
+  const counts = existsSync(report)
+    ? (JSON.parse(readFileSync(report, 'utf8')) as {
+        numPassedTests: number
+        numFailedTests: number
+        numPendingTests: number
+        numFailedTestSuites: number
+      })
+    : undefined
+  total.passed += counts?.numPassedTests ?? 0
+  total.skipped += counts?.numPendingTests ?? 0
+  total.failed += counts?.numFailedTests ?? 0
+  // A file that cannot be loaded has no failed test, yet it failed.
+  if (done.status !== 0 && (counts?.numFailedTests ?? 0) === 0) total.failed += 1
+}

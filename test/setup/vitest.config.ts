@@ -1,0 +1,35 @@
+import { defineConfig } from 'vitest/config'
+import { ROOT } from './gates.ts'
+
+export default defineConfig({
+  root: ROOT,
+  test: {
+    projects: [
+      {
+        test: {
+          name: 'unit',
+          include: [
+            'agent/**/*.test.ts',
+            'builder/**/*.test.ts',
+            'protocol/**/*.test.ts',
+            'test/trust/**/*.test.ts',
+            'test/slots/**/*.test.ts',
+          ],
+          testTimeout: 60_000,
+          maxWorkers: 2,
+        },
+      },
+      // Fleets use the whole machine: one file after another.
+      {
+        test: {
+          name: 'fleet',
+          include: ['test/**/*.test.ts'],
+          exclude: ['test/trust/**', 'test/slots/**'],
+          testTimeout: 300_000,
+          hookTimeout: 180_000,
+          fileParallelism: false,
+        },
+      },
+    ],
+  },
+})

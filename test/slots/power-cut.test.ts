@@ -1,0 +1,258 @@
+import { createHash } from 'node:crypto'
+import { describe, expect, it } from 'vitest'
+import { stepUpdate, type UpdateInput, type UpdateState } from '../../agent/slots/update-machine.ts'
+import { DirectoryBoot, loadSlot } from '../../agent/slots/bootloaders/directory.ts'
+import { UpdateJournal } from '../../agent/slots/update-journal.ts'
+import { type ChunkSource, writeRelease } from '../../agent/slots/write-release.ts'
+import { ArtifactStore } from '../../agent/store/artifact-store.ts'
+import { type CutMode, MemoryDisk, PowerCut } from '../../agent/store/memory-disk.ts'
+import { firstBootRecords } from '../../protocol/boot/boot-record.ts'
+import { descriptionPath, placeOf, PROVEN_MARKER, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
+import { type ChunkIndex, encodeChunkIndex } from '../../protocol/chunks/chunk-index.ts'
+import { type Artifact, encodeRelease, type Release, shortId } from '../../protocol/release/description.ts'
+
+type Image = {
+  readonly release: Release
+  readonly indexes: Map<string, ChunkIndex>
+  readonly chunks: Map<string, Uint8Array[]>
+}
+
+/** A small release: a kernel and a root file system of a few chunks each, some shared between versions. */
+function image(version: string, seq: number): Image {
+  const indexes = new Map<string, ChunkIndex>()
+  const chunks = new Map<string, Uint8Array[]>()
+  const artifacts = (['kernel', 'rootfs'] as const).map((kind): Artifact => {
+    const parts = [`${kind} shared`, `${kind} ${version} a`, `${kind} ${version} b`].map((text) =>
+      Buffer.alloc(1_500, text),
+    )
+    const index = encodeChunkIndex(
+      parts.map((bytes) => ({ sha256: createHash('sha256').update(bytes).digest(), lengthBytes: bytes.length })),
+    )
+    indexes.set(index.id, index)
+    chunks.set(index.id, parts)
+    return {
+      name: kind === 'kernel' ? 'Image' : 'rootfs.squashfs',
+      kind,
+      lengthBytes: index.artifactBytes,
+      sha256: createHash('sha256').update(Buffer.concat(parts)).digest('hex'),
+      index: { lengthBytes: index.bytes.length, sha256: index.id },
+    }
+  })
+  const release = encodeRelease({
+    schema: 1,
+    board: 'pi-4',
+    channel: 'stable',
+    version,
+    era: 1,
+    seq,
+    minSeq: 0,
+    hardware: ['pi-4'],
+    issued: '2026-11-24T00:00:00Z',
+    artifacts,
+    health: { deadlineSeconds: 10, tries: 3 },
+    notes: '',
+  })
+  return { release, indexes, chunks }
+}
+
+const OLD = image('1', 1)
+const NEW = image('2', 2)
+const slotOf = (candidate: Image) => shortId(candidate.release.id)
+
+/** A boot area and persist on one medium, with the old release proven, as the factory leaves them. */
+async function factory(): Promise<MemoryDisk> {
+  const disk = new MemoryDisk()
+  const write = async (path: string, bytes: Uint8Array) => {
+    await disk.allocate(path, bytes.length)
+    await disk.write(path, 0, bytes)
+    await disk.flush(path)
+  }
+  for (const artifact of OLD.release.description.artifacts) {
+    await write(placeOf(OLD.release.id, artifact).path, Buffer.concat(OLD.chunks.get(artifact.index.sha256) ?? []))
+  }
+  await write(descriptionPath(OLD.release.id), OLD.release.bytes)
+  await write(`${SLOTS_DIRECTORY}/${slotOf(OLD)}/${PROVEN_MARKER}`, new Uint8Array())
+  for (const { path, bytes } of firstBootRecords(slotOf(OLD))) await write(path, bytes)
+  await disk.flushDirectory('.')
+  return disk
+}
+
+/** What the firmware and the loader do: choose a slot; it must be whole, or the board is a brick. */
+async function powerUp(disk: MemoryDisk): Promise<Image> {
+  const { slot } = await loadSlot(disk)
+  const found = [OLD, NEW].find((candidate) => slotOf(candidate) === slot)
+  if (found === undefined) throw new Error(`loader chose ${slot}, which is no release`)
+  for (const artifact of found.release.description.artifacts) {
+    const bytes = await disk.read(placeOf(found.release.id, artifact).path, 0, artifact.lengthBytes + 1)
+    const hash = createHash('sha256')
+      .update(bytes ?? new Uint8Array())
+      .digest('hex')
+    if (hash !== artifact.sha256) throw new Error(`${slot}: ${artifact.name} is not whole`)
+  }
+  return found
+}
+
+/** The agent of one boot: goes on with the update as far as it gets; true when it asks for a reboot. */
+async function runAgent(disk: MemoryDisk, booted: Image): Promise<boolean> {
+  const control = new DirectoryBoot(disk, slotOf(booted))
+  const journal = new UpdateJournal(disk)
+  const store = new ArtifactStore(disk, () => Promise.resolve(undefined))
+  for (const artifact of booted.release.description.artifacts) {
+    const index = booted.indexes.get(artifact.index.sha256)
+    if (index !== undefined) store.addWhole(index, disk, placeOf(booted.release.id, artifact).path)
+  }
+  const chunks: ChunkSource = {
+    want: () => {},
+    foundLocally: () => {},
+    lost: () => {},
+    completed: async (file) => {
+      // The peers of this test hold everything and answer at once.
+      for (let at = 0; at < file.index.count; at += 1) {
+        const payload = NEW.chunks.get(file.index.id)?.[at]
+        if (!file.have.has(at) && payload !== undefined) await store.storeChunk(file.index.id, at, payload)
+      }
+    },
+  }
+  let state: UpdateState = (await journal.load()).state
+  let reboot = false
+  const step = async (input: UpdateInput): Promise<void> => {
+    const next = stepUpdate(state, input)
+    if (next.state !== state)
+      await journal.save({ state: next.state, baseline: { peers: [], engine: false, containers: [] } })
+    state = next.state
+    for (const effect of next.effects) {
+      if (effect.type === 'fetch') {
+        await writeRelease(
+          NEW.release,
+          NEW.indexes,
+          { boot: disk, persist: disk, store, control, chunks, onStep: () => {} },
+          new AbortController().signal,
+        )
+        await step({ type: 'written', id: NEW.release.id })
+      }
+      if (effect.type === 'arm') await control.arm(effect.slot, effect.tries)
+      if (effect.type === 'mark-good') await control.markGood(effect.slot)
+      if (effect.type === 'mark-bad') await control.markBad(effect.slot)
+      if (effect.type === 'judge-health') await step({ type: 'healthy', floor: { era: 1, seq: 0 } })
+      if (effect.type === 'reboot') reboot = true
+    }
+  }
+  const remaining = state.target === undefined ? undefined : await control.remaining(shortId(state.target.id))
+  await step({ type: 'started', slot: control.current(), remaining })
+  if (!reboot && booted === OLD)
+    await step({ type: 'candidate', release: { id: NEW.release.id, version: '2', era: 1, seq: 2, tries: 3 } })
+  if (!reboot) await step({ type: 'may-reboot' })
+  return reboot
+}
+
+/** Boots again and again until the device rests. @returns what it rests on */
+async function live(disk: MemoryDisk): Promise<Image> {
+  for (let boot = 0; boot < 10; boot += 1) {
+    const booted = await powerUp(disk)
+    if (!(await runAgent(disk, booted))) return booted
+  }
+  throw new Error('the device never came to rest')
+}
+
+/** How unflushed and torn writes may end: nothing, everything, every other, and a tear inside the write. */
+const MODES: readonly (CutMode & { readonly name: string })[] = [
+  { name: 'nothing unflushed is kept', keep: () => false, tearBytes: 0 },
+  { name: 'everything unflushed is kept', keep: () => true, tearBytes: 0 },
+  { name: 'every other unflushed write is kept', keep: (n) => n % 2 === 0, tearBytes: 0 },
+  ...[1, 100, 256, 511, 700].map((tearBytes) => ({
+    name: `torn after ${tearBytes} bytes`,
+    keep: () => true,
+    tearBytes,
+  })),
+]
+
+describe('an update whose power is cut', () => {
+  it('needs some two hundred writes when nothing goes wrong, and ends on the new release', async () => {
+    const disk = await factory()
+    expect(await live(disk)).toBe(NEW)
+  })
+
+  it('boots exactly the old or exactly the new release after a cut at every write, and then completes', async () => {
+    const clean = await factory()
+    const before = clean.operations
+    await live(clean)
+    const writes = clean.operations - before
+    let cuts = 0
+    const restedOn = { old: 0, new: 0 }
+    for (let at = 0; at < writes; at += 1) {
+      for (const mode of MODES) {
+        const disk = await factory()
+        disk.cutPowerAt(at, mode)
+        try {
+          await live(disk)
+        } catch (error) {
+          if (!(error instanceof PowerCut))
+            throw new Error(`write ${at}, ${mode.name}: ${String(error)}`, { cause: error })
+        }
+        expect(disk.isDead).toBe(true) // the cut really happened
+        disk.powerOn()
+        cuts += 1
+        let rested: Image
+        try {
+          rested = await live(disk)
+        } catch (error) {
+          throw new Error(`after a cut at write ${at}, ${mode.name}: ${String(error)}`, { cause: error })
+        }
+        restedOn[rested === NEW ? 'new' : 'old'] += 1
+      }
+    }
+    process.stderr.write(
+      `power cuts: ${cuts} (${writes} writes × ${MODES.length} ways), then on the new release ${restedOn.new}, on the old one ${restedOn.old}\n`,
+    )
+    expect(cuts).toBe(writes * MODES.length)
+    expect(restedOn.old).toBe(0)
+  }, 300_000)
+
+  it('survives a second cut while it recovers from the first', async () => {
+    let cuts = 0
+    for (let first = 0; first < 60; first += 7) {
+      for (let second = 0; second < 60; second += 3) {
+        const disk = await factory()
+        for (const at of [first, second]) {
+          disk.cutPowerAt(at, { keep: (n) => n % 3 === 0, tearBytes: 300 })
+          await live(disk).catch((error: unknown) => {
+            if (!(error instanceof PowerCut)) throw error
+          })
+          if (disk.isDead) {
+            cuts += 1
+            disk.powerOn()
+          }
+        }
+        expect((await live(disk)).release.description.version).toBe('2')
+      }
+    }
+    expect(cuts).toBeGreaterThan(300)
+  })
+
+  it('falls back when every trial boot loses power, counting on the medium', async () => {
+    const disk = await factory()
+    expect(await runAgent(disk, await powerUp(disk))).toBe(true)
+    for (let trial = 0; trial < 3; trial += 1) expect(await powerUp(disk)).toBe(NEW) // plug pulled before the agent runs
+    expect(await powerUp(disk)).toBe(OLD)
+    expect(await runAgent(disk, OLD)).toBe(false)
+    const { state } = await new UpdateJournal(disk).load()
+    expect(state.failed.map((failed) => failed.version)).toEqual(['2'])
+    expect(state.outcome).toBe('fell-back')
+  })
+
+  it('boots a proven release when both boot records are damaged', async () => {
+    const disk = await factory()
+    for (const path of ['select.0', 'select.1']) disk.flipBit(path, 20)
+    expect(await loadSlot(disk)).toEqual({ slot: slotOf(OLD), why: 'rescue' })
+  })
+
+  it('does not arm while the loader was not seen to write its counter', async () => {
+    const disk = await factory()
+    const control = new DirectoryBoot(disk, slotOf(OLD))
+    await expect(control.arm(slotOf(NEW), 2)).rejects.toMatchObject({ code: 'BOOT_COUNTER_STUCK' })
+    await loadSlot(disk)
+    expect(await control.counterMoves()).toBe(true)
+    await control.arm(slotOf(NEW), 2)
+    expect(await control.remaining(slotOf(NEW))).toBe(2)
+  })
+})
