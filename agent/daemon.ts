@@ -112,6 +112,7 @@ export class Agent {
       want: (index, have, priority) => driver.want(index, have, priority),
       foundLocally: (found) => driver.foundLocally(found),
       lost: (artifact, chunk) => driver.lost(artifact, chunk),
+      forget: (artifact) => driver.forget(artifact),
       completed: (file, signal) => completion.wait(file, signal),
     }
     const fetcher = new ReleaseFetcher(blobs, (sha256, maxBytes) => driver.fetchBlob(sha256, maxBytes))
@@ -122,6 +123,7 @@ export class Agent {
       fetcher,
       chunks,
       quotaBytes: this.#config.carryBytes,
+      fetchedBytes: () => this.#counters.fetchedBytes,
       log: this.#log,
     })
     const device = {
@@ -140,6 +142,7 @@ export class Agent {
       chunks,
       log: this.#log,
       device,
+      trusted: () => trust.set,
       gate: async () =>
         judgeGate(
           await this.#currentHolds(),
@@ -156,16 +159,18 @@ export class Agent {
         setTimeout(() => this.#ended({ reboot: true, why }), 300)
       },
       onForgotten: (artifact) => driver.forget(artifact),
+      fetchedBytes: () => this.#counters.fetchedBytes,
       sleep: pause,
     })
     await this.#registerSlots(store, blobs, driver)
-    await driver.start()
     await sync.start(node)
     this.#members = {
       joined: (member) => (sync.memberJoined(member), driver.memberJoined(member.id), considerSoon()),
       gone: (id) => driver.memberGone(id),
     }
+    // Members first: a question that comes before its asker is known would be lost.
     for (const member of node.members()) this.#members.joined(member)
+    await driver.start()
     const own = await OwnRecord.open(
       this.#persist,
       () => this.#record(identity, certificate, updater, carrier, trust),
@@ -174,7 +179,7 @@ export class Agent {
     )
     consider = async () => {
       const set = trust.set
-      await updater.consider(set)
+      await updater.consider()
       const others = listReleases(set, DEVICE_RULES).filter(
         (pointer) => pointer.board !== device.board || pointer.channel !== device.channel,
       )
@@ -189,9 +194,14 @@ export class Agent {
     await updater.start()
     this.#log.add('info', 'started', { device: identity.id, slot: this.#slot, port: node.port(4) })
     const tick = setInterval(() => {
-      void updater.tick()
-      const record = own.next(performance.now())
-      if (record !== undefined) sync.publishRecord(record)
+      try {
+        void updater.tick()
+        const record = own.next(performance.now())
+        if (record !== undefined) sync.publishRecord(record)
+      } catch (error) {
+        // A record that cannot be made must not take the device down; others see its age.
+        this.#log.add('error', 'tick-failed', { error: messageOf(error) })
+      }
     }, TICK_MS)
     const considerTimer = setInterval(considerSoon, CONSIDER_MS)
     considerSoon()
@@ -399,14 +409,12 @@ export class Agent {
         uptimeSeconds: Math.round(process.uptime()),
       }),
       'GET /peers': () =>
-        node
-          .members()
-          .map((member) => ({
-            id: member.id,
-            name: member.certificate.name,
-            board: member.certificate.board,
-            address: member.address,
-          })),
+        node.members().map((member) => ({
+          id: member.id,
+          name: member.certificate.name,
+          board: member.certificate.board,
+          address: member.address,
+        })),
       'GET /events': () => this.#log.since(0),
       'GET /fleet': () => fleetRows(sync.book.all(performance.now())),
       'GET /releases': async () => [

@@ -41,6 +41,9 @@ export class FleetSync {
           const members = node.members()
           const member = members[Math.floor(Math.random() * members.length)]
           if (member !== undefined) void this.#syncRecords(member.id)
+          // News that got lost on the way: whoever is known to be ahead is asked again.
+          const ahead = members.find(({ id, trust }) => this.#isAhead(this.book.get(id)?.record.trust ?? trust))
+          if (ahead !== undefined) void this.#pull(ahead.id)
           schedule()
         },
         SYNC_INTERVAL_MS * (0.5 + Math.random()),

@@ -1,4 +1,5 @@
 import { FlotillaError } from '../../protocol/errors.ts'
+import { parentOf } from '../store/disk.ts'
 import { type Artifact, type ReleaseDescription, shortId } from '../../protocol/release/description.ts'
 import { descriptionPath, type Place, placeOf, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
 
@@ -8,7 +9,7 @@ export type SlotStep =
   | { readonly type: 'make-directory'; readonly path: string }
   | { readonly type: 'complete'; readonly artifact: Artifact; readonly place: Place }
   | { readonly type: 'write-description'; readonly path: string }
-  | { readonly type: 'flush-directory'; readonly path: string }
+  | { readonly type: 'flush-directory'; readonly area: Place['area']; readonly path: string }
   | { readonly type: 'verify'; readonly artifact: Artifact; readonly place: Place }
   | { readonly type: 'verify-description'; readonly path: string }
 
@@ -36,19 +37,27 @@ export function planSlotWrite(releaseId: string, release: ReleaseDescription, fr
     )
   }
   const slot = `${SLOTS_DIRECTORY}/${shortId(releaseId)}`
-  const directories = new Set(places.map(({ place }) => place.path.slice(0, place.path.lastIndexOf('/'))))
   const description = descriptionPath(releaseId)
   return [
     { type: 'invalidate', slot: shortId(releaseId) },
     { type: 'make-directory', path: slot },
     ...places.map(({ artifact, place }): SlotStep => ({ type: 'complete', artifact, place })),
     { type: 'write-description', path: description },
-    ...[...directories, slot, SLOTS_DIRECTORY]
-      .filter((path) => path.startsWith(SLOTS_DIRECTORY))
-      .map((path): SlotStep => ({ type: 'flush-directory', path })),
+    ...directoriesOf([...places.map(({ place }) => place), { area: 'boot', path: description }]),
     ...places.map(({ artifact, place }): SlotStep => ({ type: 'verify', artifact, place })),
     { type: 'verify-description', path: description },
   ]
+}
+
+/** Every directory that a new name stands in, deepest first. */
+function directoriesOf(places: readonly Place[]): readonly SlotStep[] {
+  const found = new Map<string, Extract<SlotStep, { type: 'flush-directory' }>>()
+  for (const { area, path } of places) {
+    for (let at = parentOf(path); at !== '.'; at = parentOf(at)) {
+      found.set(`${area} ${at}`, { type: 'flush-directory', area, path: at })
+    }
+  }
+  return [...found.values()].sort((a, b) => b.path.split('/').length - a.path.split('/').length)
 }
 
 function mebibytes(bytes: number): number {

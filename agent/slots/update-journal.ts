@@ -47,6 +47,8 @@ function parseEntry(bytes: Uint8Array): UpdateJournalEntry {
       }),
       floor: { era: shape.integer(floor['era'], 'floor.era', 0), seq: shape.integer(floor['seq'], 'floor.seq', 0) },
       transitions: shape.integer(state['transitions'], 'state.transitions', 0),
+      rollbackTo:
+        state['rollbackTo'] === undefined ? undefined : shape.string(state['rollbackTo'], 'state.rollbackTo', 16),
       outcome: shape.oneOf(state['outcome'], 'state.outcome', ['none', 'proven', 'fell-back']),
     },
     baseline: {

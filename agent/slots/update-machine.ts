@@ -22,6 +22,8 @@ export type UpdateState = {
   readonly transitions: number
   /** How the last update ended here. */
   readonly outcome: 'none' | 'proven' | 'fell-back'
+  /** The slot that a person sent the device back to, until it has booted. */
+  readonly rollbackTo: string | undefined
 }
 
 export type UpdateInput =
@@ -31,9 +33,20 @@ export type UpdateInput =
   | { readonly type: 'written'; readonly id: string }
   /** The robot and the calendar allow a reboot now. */
   | { readonly type: 'may-reboot' }
-  /** The agent started. `slot` really booted; `remaining` are the tries the boot record has left for the target. */
-  | { readonly type: 'started'; readonly slot: string; readonly remaining: number | undefined }
+  /**
+   * The agent started. `slot` really booted, `good` is what boots without a trial; `remaining` are the tries the boot
+   * record has left for the target; `counted` is false while the loader has not run since the target was armed.
+   */
+  | {
+      readonly type: 'started'
+      readonly slot: string
+      readonly good: string
+      readonly remaining: number | undefined
+      readonly counted: boolean
+    }
   | { readonly type: 'healthy'; readonly floor: Sequence }
+  /** The boot record says that the target is good. */
+  | { readonly type: 'confirmed'; readonly floor: Sequence }
   | { readonly type: 'unhealthy'; readonly reason: string; readonly log: string }
   | { readonly type: 'abandon'; readonly reason: string }
   /** A person sends the device back from the release that runs. */
@@ -51,6 +64,8 @@ export type UpdateEffect =
   | { readonly type: 'mark-bad'; readonly slot: string }
   | { readonly type: 'reboot'; readonly why: string }
   | { readonly type: 'judge-health'; readonly id: string }
+  /** Feed this input in once the effects before it are on the medium. */
+  | { readonly type: 'then'; readonly input: UpdateInput }
   | { readonly type: 'tell'; readonly event: string; readonly id: string; readonly reason: string }
 
 export const IDLE: UpdateState = {
@@ -60,11 +75,14 @@ export const IDLE: UpdateState = {
   floor: { era: 0, seq: 0 },
   transitions: 0,
   outcome: 'none',
+  rollbackTo: undefined,
 }
 
 const MAX_FAILED = 32
 /** Mender's lesson: more transitions than any sound update needs is a loop (facts/ota-systems.md A3). */
 const MAX_TRANSITIONS = 40
+/** A loader that does not count after so many reboots cannot write its record: it must not be tried for ever. */
+const MAX_UNCOUNTED = 8
 
 /**
  * One step of an update. Pure: the same state and input give the same state and effects. The caller saves the state
@@ -84,12 +102,22 @@ export function stepUpdate(
     case 'may-reboot':
       return mayReboot(state)
     case 'started':
-      return started(state, input.slot, input.remaining)
+      return started(state, input)
     case 'healthy':
+      if (state.phase !== 'trial' || state.target === undefined) return same(state)
+      // The record first, the state after it: a cut between them only repeats the trial of a slot that is good.
+      return {
+        state,
+        effects: [
+          { type: 'mark-good', slot: shortId(state.target.id) },
+          { type: 'then', input: { type: 'confirmed', floor: input.floor } },
+        ],
+      }
+    case 'confirmed':
       if (state.phase !== 'trial' || state.target === undefined) return same(state)
       return {
         state: { ...state, phase: 'idle', target: undefined, floor: input.floor, transitions: 0, outcome: 'proven' },
-        effects: [{ type: 'mark-good', slot: shortId(state.target.id) }, tell('proven', state.target.id, '')],
+        effects: [tell('proven', state.target.id, '')],
       }
     case 'unhealthy':
       if (state.phase !== 'trial' || state.target === undefined) return same(state)
@@ -103,20 +131,23 @@ export function stepUpdate(
           tell('abandoned', state.target.id, input.reason),
         ],
       }
-    case 'rollback':
+    case 'rollback': {
+      const { running, to, reason } = input
+      const failed = addFailed({ ...state, phase: 'idle', target: undefined }, { ...running, reason, log: '' })
       return {
-        state: addFailed(
-          { ...state, phase: 'idle', target: undefined },
-          { ...input.running, reason: input.reason, log: '' },
-        ),
-        effects: [
-          { type: 'mark-bad', slot: shortId(input.running.id) },
-          { type: 'mark-good', slot: input.to },
-          tell('rolled-back', input.running.id, input.reason),
-          { type: 'reboot', why: 'rollback by hand' },
-        ],
+        state: { ...failed, rollbackTo: to },
+        effects: [...goBack(shortId(running.id), to, 'rollback by hand'), tell('rolled-back', running.id, reason)],
       }
+    }
   }
+}
+
+function goBack(from: string, to: string, why: string): readonly UpdateEffect[] {
+  return [
+    { type: 'mark-bad', slot: from },
+    { type: 'mark-good', slot: to },
+    { type: 'reboot', why },
+  ]
 }
 
 type Step = ReturnType<typeof stepUpdate>
@@ -170,10 +201,16 @@ function mayReboot(state: UpdateState): Step {
   }
 }
 
-function started(state: UpdateState, slot: string, remaining: number | undefined): Step {
-  // Killed between "it failed" and "the record is cleared": finish that.
+function started(before: UpdateState, input: Extract<UpdateInput, { type: 'started' }>): Step {
+  const { slot, good, remaining, counted } = input
+  if (before.rollbackTo !== undefined && before.rollbackTo !== slot) {
+    return { state: before, effects: goBack(slot, before.rollbackTo, 'rollback by hand, cut off before') }
+  }
+  const state = before.rollbackTo === undefined ? before : { ...before, rollbackTo: undefined }
+  // Killed between "it failed" and "the record is cleared": finish that. A failed slot that is also the good one (both
+  // records were lost) is all there is to boot: stay.
   const failedHere = state.failed.find((failed) => shortId(failed.id) === slot)
-  if (failedHere !== undefined && state.phase === 'idle') {
+  if (failedHere !== undefined && slot !== good) {
     return {
       state,
       effects: [
@@ -201,6 +238,10 @@ function started(state: UpdateState, slot: string, remaining: number | undefined
       // Never armed (killed before) or the record is gone: write-check it again and go on.
       if (remaining === undefined)
         return { state: enter(state, 'fetching'), effects: [{ type: 'fetch', id: target.id }] }
+      // Only the agent was restarted: the loader has not even tried yet.
+      if (!counted && state.transitions <= MAX_UNCOUNTED) {
+        return { state: enter(state, 'armed'), effects: [{ type: 'reboot', why: `try ${target.version}` }] }
+      }
       return fell(state, target, remaining)
     case 'trial':
       return fell(state, target, remaining ?? 0)

@@ -2,7 +2,7 @@ import type { ChunkIndex } from '../../protocol/chunks/chunk-index.ts'
 import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseRelease, type Release, shortId } from '../../protocol/release/description.ts'
 import { findRelease } from '../../protocol/release/find-release.ts'
-import { type DeviceFacts, judgeInstall, raiseFloor } from '../../protocol/release/judge-install.ts'
+import { compareSequence, type DeviceFacts, judgeInstall, raiseFloor } from '../../protocol/release/judge-install.ts'
 import { DEVICE_RULES, type TrustedSet } from '../../protocol/trust/trusted-set.ts'
 import type { EventLog } from '../control/event-log.ts'
 import type { GateVerdict } from '../control/reboot-gate.ts'
@@ -13,7 +13,7 @@ import type { Disk } from '../store/disk.ts'
 import type { ReleaseFetcher } from '../store/release-fetcher.ts'
 import type { BootControl } from './bootloaders/boot-control.ts'
 import { placeOf, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
-import { chooseGarbage } from './choose-garbage.ts'
+import { chooseGarbage, type FoundSlot } from './choose-garbage.ts'
 import { stepUpdate, type UpdateEffect, type UpdateInput, type UpdateState } from './update-machine.ts'
 import type { UpdateJournal } from './update-journal.ts'
 import { type ChunkSource, readSlots, writeRelease } from './write-release.ts'
@@ -33,6 +33,7 @@ export type UpdaterDeps = {
     readonly hardware: string
     readonly keepReleases: number
   }
+  readonly trusted: () => TrustedSet
   readonly gate: () => Promise<GateVerdict>
   readonly baseline: () => Promise<Baseline>
   /** Runs all checks once; on trial only. */
@@ -40,6 +41,8 @@ export type UpdaterDeps = {
   readonly onReboot: (why: string) => void
   /** A slot's files were removed: they are no longer offered. */
   readonly onForgotten: (artifact: string) => void
+  /** Bytes that came from peers since the agent started. */
+  readonly fetchedBytes: () => number
   readonly sleep: (ms: number, signal: AbortSignal) => Promise<void>
 }
 
@@ -58,6 +61,8 @@ export class Updater {
   #job: { readonly id: string; readonly abort: AbortController } | undefined
   #queue: Promise<void> = Promise.resolve()
   #waitingFor = ''
+  #ticking = false
+  #armAfterMs = 0
   #writing: readonly { readonly index: string; readonly path: string }[] = []
   running: Release | undefined
 
@@ -98,8 +103,14 @@ export class Updater {
   /** Tells the machine which slot booted; call once, when everything else is up. */
   async start(): Promise<void> {
     const target = this.#state.target
-    const remaining = target === undefined ? undefined : await this.#deps.control.remaining(shortId(target.id))
-    await this.#input({ type: 'started', slot: this.#deps.control.current(), remaining })
+    const { control } = this.#deps
+    await this.#input({
+      type: 'started',
+      slot: control.current(),
+      good: await control.good(),
+      remaining: target === undefined ? undefined : await control.remaining(shortId(target.id)),
+      counted: await control.counterMoves(),
+    })
     if (this.#state.phase === 'idle') await this.#collectGarbage()
   }
 
@@ -109,8 +120,28 @@ export class Updater {
     await this.#queue
   }
 
-  /** Looks at what is signed for this device; fetches what is newer. Safe to call at any time. */
-  async consider(set: TrustedSet): Promise<void> {
+  /**
+   * Whether the release being fetched or waiting is still the one that is signed for this device. While `targets`
+   * metadata is missing (between a new root and the set that goes with it) nobody can say.
+   */
+  #stillSigned(): 'yes' | 'no' | 'unknown' {
+    const set = this.#deps.trusted()
+    if (!set.roles.has('targets')) return 'unknown'
+    try {
+      const pointer = findRelease(set, this.#deps.device.board, this.#deps.device.channel, DEVICE_RULES)
+      return pointer?.sha256 === this.#state.target?.id ? 'yes' : 'no'
+    } catch {
+      return 'yes' // expired between staging and reboot: a finished stage is not thrown away (facts/ota-systems.md D 22)
+    }
+  }
+
+  /** Looks at what is signed for this device; fetches what is newer, drops what was withdrawn. Safe to call at any time. */
+  async consider(): Promise<void> {
+    const { phase, target } = this.#state
+    if (target !== undefined && (phase === 'fetching' || phase === 'written') && this.#stillSigned() === 'no') {
+      await this.#input({ type: 'abandon', reason: 'no longer signed for this device' })
+    }
+    const set = this.#deps.trusted()
     const pointer = findRelease(set, this.#deps.device.board, this.#deps.device.channel, DEVICE_RULES)
     if (pointer === undefined || pointer.sha256 === this.#state.target?.id || pointer.sha256 === this.running?.id)
       return
@@ -152,15 +183,24 @@ export class Updater {
 
   /** Reboots into a written release when the robot allows it; call from time to time. */
   async tick(): Promise<void> {
-    if (this.#state.phase !== 'written') {
-      this.#waitingFor = ''
-      return
+    if (this.#ticking) return
+    this.#ticking = true
+    try {
+      await this.#tryReboot()
+    } finally {
+      this.#ticking = false
     }
+  }
+
+  async #tryReboot(): Promise<void> {
+    if (this.#state.phase !== 'written' || performance.now() < this.#armAfterMs) return
     const gate = await this.#deps.gate()
-    const waitingFor = gate.open ? '' : gate.reason
-    this.#waitingFor = waitingFor
-    if (!gate.open) return
-    this.#before = await this.#deps.baseline()
+    this.#waitingFor = gate.open ? '' : gate.reason
+    if (!gate.open || this.#stillSigned() !== 'yes') return
+    const before = await this.#deps.baseline()
+    // The probe may have taken seconds; a robot that began to work meanwhile must not be rebooted.
+    if (!(await this.#deps.gate()).open) return
+    this.#before = before
     await this.#input({ type: 'may-reboot' })
   }
 
@@ -171,7 +211,7 @@ export class Updater {
     const current = this.#deps.control.current()
     const other = (await this.#sequencedSlots())
       .filter(({ slot, proven }) => proven && slot !== current)
-      .sort((a, b) => b.seq - a.seq)[0]
+      .sort((a, b) => compareSequence(b.sequence, a.sequence))[0]
     if (other === undefined || this.running === undefined) {
       throw new FlotillaError('NOT_FOUND', 'roll back: no other proven release is on this device')
     }
@@ -184,23 +224,28 @@ export class Updater {
     return other.slot
   }
 
-  /** Steps one after another: state saved first, then the effects. */
-  #input(input: UpdateInput): Promise<void> {
-    const run = this.#queue.then(async () => {
-      const { state, effects } = stepUpdate(this.#state, input)
-      if (state !== this.#state || input.type === 'may-reboot')
-        await this.#deps.journal.save({ state, baseline: this.#before })
-      this.#state = state
-      for (const effect of effects) await this.#run(effect)
-    })
-    this.#queue = run.catch((error: unknown) => {
-      this.#deps.log.add('error', 'update-step-failed', {
-        input: input.type,
-        error: messageOf(error),
-        code: isFlotillaError(error) ? error.code : 'UNEXPECTED',
-      })
-    })
-    return this.#queue
+  /** Steps one after another: state saved first, then the effects. @returns false when it could not be done */
+  #input(input: UpdateInput): Promise<boolean> {
+    const run = this.#queue
+      .then(() => this.#step(input))
+      .then(
+        () => true,
+        (error: unknown) => {
+          const code = isFlotillaError(error) ? error.code : 'UNEXPECTED'
+          this.#waitingFor = messageOf(error)
+          this.#deps.log.add('error', 'update-step-failed', { input: input.type, error: messageOf(error), code })
+          return false
+        },
+      )
+    this.#queue = run.then(() => {})
+    return run
+  }
+
+  async #step(input: UpdateInput): Promise<void> {
+    const { state, effects } = stepUpdate(this.#state, input)
+    if (state !== this.#state) await this.#deps.journal.save({ state, baseline: this.#before })
+    this.#state = state
+    for (const effect of effects) await this.#run(effect)
   }
 
   async #run(effect: UpdateEffect): Promise<void> {
@@ -213,6 +258,9 @@ export class Updater {
         break
       case 'mark-good':
         await this.#deps.control.markGood(effect.slot)
+        break
+      case 'then':
+        await this.#step(effect.input)
         await this.#collectGarbage()
         break
       case 'mark-bad':
@@ -239,8 +287,8 @@ export class Updater {
       await this.#deps.control.arm(slot, tries)
     } catch (error) {
       // Back to `written`: the slot is whole, only the loader cannot be trusted yet.
-      this.#state = { ...this.#state, phase: 'written' }
-      this.#waitingFor = messageOf(error)
+      this.#state = { ...this.#state, phase: 'written', transitions: this.#state.transitions - 1 }
+      this.#armAfterMs = performance.now() + RETRY_MS
       await this.#deps.journal.save({ state: this.#state, baseline: this.#before })
       throw error
     }
@@ -284,7 +332,13 @@ export class Updater {
       ...this.#deps,
       onStep: (step: { type: string }) => this.#deps.log.add('debug', 'slot-step', { step: step.type }),
     }
+    const before = this.#deps.fetchedBytes()
     await writeRelease(release, indexes, deps, signal)
+    this.#deps.log.add('info', 'fetched', {
+      release: release.id,
+      version: release.description.version,
+      bytes: this.#deps.fetchedBytes() - before,
+    })
     for (const artifact of release.description.artifacts) {
       const place = placeOf(release.id, artifact)
       const file = this.#deps.store.files(artifact.index.sha256).find((held) => held.path === place.path)
@@ -306,22 +360,28 @@ export class Updater {
       const verdict: HealthVerdict = judgeHealth(results, performance.now() - startedMs, deadlineMs)
       if (verdict.verdict === 'healthy' && description !== undefined) {
         for (const warning of verdict.warnings) this.#deps.log.add('warn', 'check-failed', { check: warning })
-        return this.#input({ type: 'healthy', floor: raiseFloor(this.#state.floor, description) })
+        // A disk that is full just now must not leave a good release without its verdict.
+        if (await this.#input({ type: 'healthy', floor: raiseFloor(this.#state.floor, description) })) return
       }
-      if (verdict.verdict === 'unhealthy')
-        return this.#input({ type: 'unhealthy', reason: verdict.reason, log: verdict.log })
+      if (verdict.verdict === 'unhealthy') {
+        await this.#input({ type: 'unhealthy', reason: verdict.reason, log: verdict.log })
+        return
+      }
       await this.#deps.sleep(CHECK_PAUSE_MS, this.#stop.signal).catch(() => {})
     }
   }
 
-  async #sequencedSlots(): Promise<{ slot: string; proven: boolean; seq: number; release: Release | undefined }[]> {
+  async #sequencedSlots(): Promise<(FoundSlot & { readonly release: Release | undefined })[]> {
+    const failed = new Set(this.#state.failed.map(({ id }) => shortId(id)))
     return (await readSlots(this.#deps.boot)).map(({ slot, release, proven }) => {
+      let parsed: Release | undefined
       try {
-        const parsed = release === undefined ? undefined : parseRelease(release)
-        return { slot, proven, seq: parsed?.description.seq ?? 0, release: parsed }
+        parsed = release === undefined ? undefined : parseRelease(release)
       } catch {
-        return { slot, proven, seq: 0, release: undefined } // half-written or damaged: garbage unless in use
+        parsed = undefined // half-written or damaged: garbage unless in use
       }
+      const sequence = parsed?.description ?? { era: 0, seq: 0 }
+      return { slot, proven: proven && !failed.has(slot), sequence, release: parsed }
     })
   }
 

@@ -15,6 +15,7 @@ export type ChunkSource = {
   readonly want: (index: ChunkIndex, have: Bitmap, priority: number) => void
   readonly foundLocally: (chunks: readonly StoredChunk[]) => void
   readonly lost: (artifact: string, chunk: number) => void
+  readonly forget: (artifact: string) => void
   /** Resolves when the file is complete. @throws when the signal aborts or the store failed */
   readonly completed: (file: HeldFile, signal: AbortSignal) => Promise<void>
 }
@@ -86,7 +87,7 @@ async function runStep(
       await deps.boot.flush(step.path)
       break
     case 'flush-directory':
-      await deps.boot.flushDirectory(step.path)
+      await (step.area === 'boot' ? deps.boot : deps.persist).flushDirectory(step.path)
       break
     case 'verify':
       break

@@ -16,7 +16,11 @@ export type HeldFile = {
 }
 type Open = HeldFile & {
   readonly bitsPath: string
+  /** Bits written with every chunk but not flushed: what a killed process, though not a power cut, leaves behind. */
+  readonly hintPath: string
   readonly twins: Map<number, readonly number[]>
+  /** What is on the medium for certain. */
+  durable: Uint8Array
   dirtyBytes: number
   flushing: Promise<void> | undefined
 }
@@ -55,7 +59,9 @@ export class ArtifactStore implements ChunkStore {
       have: Bitmap.full(index.count),
       writable: false,
       bitsPath: '',
+      hintPath: '',
       twins: new Map(),
+      durable: new Uint8Array(),
       dirtyBytes: 0,
       flushing: undefined,
     })
@@ -67,35 +73,57 @@ export class ArtifactStore implements ChunkStore {
    */
   async begin(index: ChunkIndex, disk: Disk, path: string): Promise<HeldFile> {
     const known = this.#files.get(index.id)?.find((file) => file.path === path && file.disk === disk)
-    if (known !== undefined) return known
+    if (known !== undefined && (known.writable || known.have.complete)) return known
+    if (known !== undefined) await this.drop(known) // rotten: opened anew below, to be completed
     await disk.makeDirectory(parentOf(path))
     await this.#persist.makeDirectory('partial')
-    const bitsPath = `partial/${createHash('sha256').update(`${index.id} ${path}`).digest('hex').slice(0, 32)}.bits`
+    const name = createHash('sha256').update(`${index.id} ${path}`).digest('hex').slice(0, 32)
+    const bitsPath = `partial/${name}.bits`
+    const hintPath = `partial/${name}.hint`
     const resumes = (await disk.length(path)) === index.artifactBytes
     await disk.allocate(path, index.artifactBytes)
-    const bitBytes = Math.ceil(index.count / 8)
-    const bits = resumes ? await readSmallFile(this.#persist, bitsPath, bitBytes) : undefined
-    if (bits?.length !== bitBytes) {
-      await this.#persist.remove(bitsPath)
-      await this.#persist.allocate(bitsPath, bitBytes)
-      await this.#persist.flush(bitsPath)
+    const bits = resumes ? await this.#readBits(bitsPath, index) : undefined
+    const hint = resumes ? await this.#readBits(hintPath, index) : undefined
+    for (const [bitmap, file] of [
+      [bits, bitsPath],
+      [hint, hintPath],
+    ] as const) {
+      if (bitmap !== undefined) continue
+      await this.#persist.remove(file)
+      await this.#persist.allocate(file, Math.ceil(index.count / 8))
+      await this.#persist.flush(file)
     }
-    const have = new Bitmap(index.count)
-    if (bits?.length === bitBytes) {
-      const stored = new Bitmap(index.count, Uint8Array.from(bits))
-      for (let at = 0; at < index.count; at += 1) if (stored.has(at)) have.add(at)
-    }
-    return this.#add({
+    // A finished file whose bits were dropped: everything in it is matched anew instead of fetched anew.
+    const claimed = resumes && bits === undefined && hint === undefined ? Bitmap.full(index.count) : hint
+    const file: Open = {
       index,
       disk,
       path,
-      have,
+      have: bits ?? new Bitmap(index.count),
       writable: true,
       bitsPath,
+      hintPath,
       twins: twinsOf(index),
+      durable: (bits ?? new Bitmap(index.count)).bytes.slice(),
       dirtyBytes: 0,
       flushing: undefined,
-    })
+    }
+    // What is only claimed is matched before it is believed.
+    for (let at = 0; at < index.count; at += 1) {
+      if (claimed?.has(at) !== true || file.have.has(at) || (await readFrom(file, at)) === undefined) continue
+      file.have.add(at)
+      file.dirtyBytes += index.lengths[at] ?? 0
+    }
+    return this.#add(file)
+  }
+
+  async #readBits(path: string, index: ChunkIndex): Promise<Bitmap | undefined> {
+    const bytes = await readSmallFile(this.#persist, path, Math.ceil(index.count / 8))
+    if (bytes?.length !== Math.ceil(index.count / 8)) return undefined
+    const stored = new Bitmap(index.count, Uint8Array.from(bytes))
+    const clean = new Bitmap(index.count) // without bits beyond the end
+    for (let at = 0; at < index.count; at += 1) if (stored.has(at)) clean.add(at)
+    return clean
   }
 
   #add(file: Open): HeldFile {
@@ -110,7 +138,9 @@ export class ArtifactStore implements ChunkStore {
     if (left.length === 0) this.#files.delete(file.index.id)
     else this.#files.set(file.index.id, left)
     const open = list.find((other) => other === file)
-    if (open !== undefined && open.bitsPath !== '') await this.#persist.remove(open.bitsPath)
+    if (open === undefined || !open.writable) return
+    await this.#persist.remove(open.bitsPath)
+    await this.#persist.remove(open.hintPath)
   }
 
   files(artifact: string): readonly HeldFile[] {
@@ -155,6 +185,7 @@ export class ArtifactStore implements ChunkStore {
     if (file.have.has(chunk)) return
     await file.disk.write(file.path, file.index.offsets[chunk] ?? 0, payload)
     file.have.add(chunk)
+    await this.#persist.write(file.hintPath, chunk >> 3, file.have.bytes.slice(chunk >> 3, (chunk >> 3) + 1))
     file.dirtyBytes += payload.length
     if (file.dirtyBytes >= FLUSH_BYTES || file.have.complete) await this.flush(file)
   }
@@ -173,8 +204,18 @@ export class ArtifactStore implements ChunkStore {
 
   async #flushNow(file: Open): Promise<void> {
     const bits = file.have.bytes.slice() // chunks that arrive from here on are not covered by the flush
-    file.dirtyBytes = 0
-    await file.disk.flush(file.path)
+    const covered = file.dirtyBytes
+    try {
+      await file.disk.flush(file.path)
+    } catch (error) {
+      // After a failed flush the system may have dropped what it held: nothing since the last good one is believed.
+      const durable = new Bitmap(file.index.count, file.durable.slice())
+      for (let at = 0; at < file.index.count; at += 1) if (!durable.has(at)) file.have.remove(at)
+      file.dirtyBytes = 0
+      throw error
+    }
+    file.durable = bits
+    file.dirtyBytes -= covered
     await this.#persist.write(file.bitsPath, 0, bits)
     await this.#persist.flush(file.bitsPath)
   }
@@ -185,7 +226,7 @@ export class ArtifactStore implements ChunkStore {
    */
   async fillFromDevice(file: HeldFile): Promise<readonly StoredChunk[]> {
     const open = (this.#files.get(file.index.id) ?? []).find((other) => other === file)
-    if (open === undefined || open.have.complete) return []
+    if (open === undefined || !open.writable || open.have.complete) return []
     const missing = new Map<string, number[]>()
     for (let at = 0; at < open.index.count; at += 1) {
       if (open.have.has(at)) continue
@@ -221,6 +262,7 @@ export class ArtifactStore implements ChunkStore {
    */
   async verify(file: HeldFile, sha256: string): Promise<readonly number[]> {
     await this.flush(file)
+    if (file.writable) await file.disk.flush(file.path)
     await file.disk.dropCache(file.path)
     const whole = createHash('sha256')
     const wrong: number[] = []
@@ -243,8 +285,10 @@ export class ArtifactStore implements ChunkStore {
     if (!file.have.remove(chunk) || !file.writable) return
     const open = (this.#files.get(file.index.id) ?? []).find((other) => other === file)
     if (open !== undefined) {
-      await this.#persist.write(open.bitsPath, 0, open.have.bytes.slice())
-      await this.#persist.flush(open.bitsPath)
+      for (const path of [open.bitsPath, open.hintPath]) {
+        await this.#persist.write(path, 0, open.have.bytes.slice())
+        await this.#persist.flush(path)
+      }
     }
   }
 }

@@ -15,6 +15,14 @@ export type CarrierDeps = {
   readonly chunks: ChunkSource
   readonly quotaBytes: number
   readonly log: EventLog
+  readonly fetchedBytes: () => number
+}
+
+type Carried = {
+  readonly release: Release
+  readonly files: readonly HeldFile[]
+  readonly stop: AbortController
+  whole: boolean
 }
 
 const DIRECTORY = 'carried'
@@ -27,10 +35,7 @@ const PRIORITY = 10
  */
 export class Carrier {
   readonly #deps: CarrierDeps
-  readonly #carried = new Map<
-    string,
-    { readonly release: Release; readonly files: readonly HeldFile[]; whole: boolean }
-  >()
+  readonly #carried = new Map<string, Carried>()
   readonly #working = new Set<string>()
 
   constructor(deps: CarrierDeps) {
@@ -61,18 +66,20 @@ export class Carrier {
   /** Brings what is carried in line with the current releases of other boards and channels. */
   async follow(pointers: readonly SignedPointer[], signal: AbortSignal): Promise<void> {
     const wanted = new Set(pointers.map((pointer) => pointer.sha256))
-    for (const [id, entry] of this.#carried) if (!wanted.has(id)) await this.#drop(id, entry.files)
+    for (const [id, entry] of this.#carried) if (!wanted.has(id)) await this.#drop(id, entry)
     for (const pointer of pointers) {
       if (this.#carried.has(pointer.sha256) || this.#working.has(pointer.sha256)) continue
       this.#working.add(pointer.sha256)
       void this.#carry(pointer, signal)
-        .catch((error: unknown) => {
+        .catch(async (error: unknown) => {
           if (!signal.aborted)
             this.#deps.log.add('warn', 'carry-failed', { release: pointer.sha256, error: messageOf(error) })
-          this.#carried.delete(pointer.sha256)
+          const entry = this.#carried.get(pointer.sha256)
+          if (entry !== undefined) await this.#drop(pointer.sha256, entry)
         })
         .finally(() => this.#working.delete(pointer.sha256))
     }
+    if (this.#working.size === 0) await this.#removeStrays()
   }
 
   async #carry(pointer: SignedPointer, signal: AbortSignal): Promise<void> {
@@ -84,8 +91,11 @@ export class Carrier {
       this.#deps.log.add('info', 'carry-refused', { release: release.id, reason: 'over the quota (carryMiB)' })
       return
     }
+    const before = this.#deps.fetchedBytes()
     const files: HeldFile[] = []
-    const entry = { release, files, whole: false }
+    const stop = new AbortController()
+    const entry: Carried = { release, files, stop, whole: false }
+    const either = AbortSignal.any([signal, stop.signal])
     this.#carried.set(release.id, entry)
     for (const artifact of release.description.artifacts) {
       const index = indexes.get(artifact.index.sha256)
@@ -96,8 +106,13 @@ export class Carrier {
       this.#deps.chunks.foundLocally(await this.#deps.store.fillFromDevice(file))
       this.#deps.chunks.want(index, this.#deps.store.holds(index), PRIORITY)
     }
-    await Promise.all(files.map((file) => this.#deps.chunks.completed(file, signal)))
+    await Promise.all(files.map((file) => this.#deps.chunks.completed(file, either)))
     entry.whole = true
+    this.#deps.log.add('info', 'fetched', {
+      release: release.id,
+      version: release.description.version,
+      bytes: this.#deps.fetchedBytes() - before,
+    })
     this.#deps.log.add('info', 'carried', {
       release: release.id,
       board: release.description.board,
@@ -105,13 +120,23 @@ export class Carrier {
     })
   }
 
-  async #drop(id: string, files: readonly HeldFile[]): Promise<void> {
+  async #drop(id: string, entry: Carried): Promise<void> {
     this.#carried.delete(id)
-    const shared = new Set([...this.#carried.values()].flatMap((entry) => entry.files.map((file) => file.path)))
-    for (const file of files) {
+    entry.stop.abort(new Error('no longer carried'))
+    const shared = new Set([...this.#carried.values()].flatMap((other) => other.files.map((file) => file.path)))
+    for (const file of entry.files) {
       if (shared.has(file.path)) continue
       await this.#deps.store.drop(file)
+      if (this.#deps.store.files(file.index.id).length === 0) this.#deps.chunks.forget(file.index.id)
       await this.#deps.persist.remove(file.path)
+    }
+  }
+
+  /** Files of releases that were superseded while the device was off: they would stay outside the quota for ever. */
+  async #removeStrays(): Promise<void> {
+    const kept = new Set([...this.#carried.values()].flatMap((entry) => entry.files.map((file) => file.path)))
+    for (const name of await this.#deps.persist.list(DIRECTORY)) {
+      if (!kept.has(`${DIRECTORY}/${name}`)) await this.#deps.persist.remove(`${DIRECTORY}/${name}`)
     }
   }
 }

@@ -63,9 +63,8 @@ export class TrustKeeper {
     const pointer = findPolicy(verdict.set, this.#fleet, DEVICE_RULES)
     const bytes = [bundle.policy, this.#trust.policy].find((candidate) => this.#isPolicy(candidate, pointer?.sha256))
     if (pointer !== undefined && bytes === undefined) {
-      const rootsOnly = { ...this.set, root: verdict.set.root }
       if (verdict.newRoots.length > 0)
-        await this.#commit({ set: rootsOnly, roots, policy: this.#trust.policy }, verdict.newRoots)
+        await this.#commit({ set: verdict.rooted, roots, policy: this.#trust.policy }, verdict.newRoots)
       return {
         changed: verdict.newRoots.length > 0,
         refusal: new FlotillaError('MISSING', 'bundle: the fleet policy was withheld'),
@@ -86,9 +85,11 @@ export class TrustKeeper {
     return bytes !== undefined && createHash('sha256').update(bytes).digest('hex') === sha256
   }
 
+  // Between a new root and the set that goes with it no role may verify; the stored policy, which was verified when it
+  // came, then still says who is a member, so that the device can get the rest.
   #matchPolicy(set: TrustedSet, bytes: Uint8Array | undefined): FleetPolicy | undefined {
     const pointer = findPolicy(set, this.#fleet, DEVICE_RULES)
-    if (pointer === undefined || bytes === undefined || !this.#isPolicy(bytes, pointer.sha256)) return undefined
+    if (bytes === undefined || (pointer !== undefined && !this.#isPolicy(bytes, pointer.sha256))) return undefined
     return parseFleetPolicy(bytes)
   }
 }

@@ -198,18 +198,16 @@ function listCommand(): Command {
     .action((options: { repo: string; json?: boolean }) => {
       const repository = Repository.open(options.repo)
       const current = new Set(repository.releases().map(({ release }) => release.id))
-      const rows = repository
-        .allReleases()
-        .map(({ id, description }) => ({
-          id,
-          current: current.has(id),
-          board: description.board,
-          channel: description.channel,
-          version: description.version,
-          seq: description.seq,
-          bytes: releaseBytes(description),
-          issued: description.issued,
-        }))
+      const rows = repository.allReleases().map(({ id, description }) => ({
+        id,
+        current: current.has(id),
+        board: description.board,
+        channel: description.channel,
+        version: description.version,
+        seq: description.seq,
+        bytes: releaseBytes(description),
+        issued: description.issued,
+      }))
       printRows(
         rows,
         [

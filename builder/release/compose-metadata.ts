@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { canonicalJson } from '../../protocol/trust/canonical-json.ts'
+import { canonicalJson, sortedJson } from '../../protocol/trust/canonical-json.ts'
 import { ed25519KeyJson, keyIdOf } from '../../protocol/trust/public-key.ts'
 import type { SigningKey } from './key-file.ts'
 
@@ -157,7 +157,7 @@ export function signMetadata(metadata: MetadataJson, keys: readonly SigningKey[]
 
 /** The bytes of a metadata file. */
 export function metadataBytes(metadata: MetadataJson): Uint8Array {
-  return canonicalJson(metadata)
+  return sortedJson(metadata)
 }
 
 function sha256(bytes: Uint8Array): string {

@@ -7,6 +7,8 @@ import type { ExchangeMessage, RejectCode } from './messages.ts'
 export type ExchangeInput =
   | { readonly type: 'peer-joined'; readonly peer: string }
   | { readonly type: 'peer-left'; readonly peer: string }
+  /** The stream on which the peer asked was closed: what it asked for is void. */
+  | { readonly type: 'asking-ended'; readonly peer: string }
   | { readonly type: 'message'; readonly peer: string; readonly message: ExchangeMessage }
   /** Start (or re-prioritise) getting an artifact; lower `priority` goes first. */
   | { readonly type: 'want-artifact'; readonly index: ChunkIndex; readonly have: Bitmap; readonly priority: number }
@@ -66,6 +68,9 @@ export const DEFAULT_LIMITS: ExchangeLimits = {
   asksPerPeer: 512,
 }
 
+/** Two windows of chunks that crossed a cancel are innocent. */
+const MAX_UNASKED_BYTES = 4 * 2 ** 20
+
 type Request = {
   readonly artifact: string
   readonly chunk: number
@@ -83,7 +88,7 @@ type Peer = {
   windowBytes: number
   lastChunkMs: number
   bytesThisSecond: number
-  badChunks: number
+  unaskedBytes: number
 }
 type Local = {
   readonly index: ChunkIndex
@@ -93,8 +98,8 @@ type Local = {
   readonly availability: Uint16Array
   /** How many peers each missing chunk was asked of. */
   readonly requests: Map<number, Set<string>>
-  /** Chunks verified and being written. */
-  readonly storing: Set<number>
+  /** Chunks that arrived and are being verified and written, with their lengths. */
+  readonly storing: Map<number, number>
   gained: number[]
 }
 
@@ -112,6 +117,8 @@ export class ExchangeEngine {
   readonly #random: () => number
   readonly #peers = new Map<string, Peer>()
   readonly #local = new Map<string, Local>()
+  /** Bad chunks by peer; kept when it comes and goes. */
+  readonly #offences = new Map<string, number>()
   #effects: ExchangeEffect[] = []
   #nowMs = 0
   #lastRateMs = 0
@@ -133,6 +140,12 @@ export class ExchangeEngine {
       case 'peer-left':
         this.#peerLeft(input.peer)
         break
+      case 'asking-ended': {
+        const peer = this.#peers.get(input.peer)
+        peer?.asked.clear()
+        peer?.queue.splice(0)
+        break
+      }
       case 'message':
         this.#message(input.peer, input.message)
         break
@@ -197,7 +210,7 @@ export class ExchangeEngine {
       windowBytes: this.#limits.startWindowBytes,
       lastChunkMs: this.#nowMs,
       bytesThisSecond: 0,
-      badChunks: 0,
+      unaskedBytes: known?.unaskedBytes ?? 0,
     })
     for (const [artifact, local] of this.#local) {
       if (local.priority !== undefined) this.#send(id, { type: 'ask', artifact })
@@ -219,6 +232,7 @@ export class ExchangeEngine {
         for (const id of this.#peers.keys()) this.#send(id, { type: 'ask', artifact: index.id })
       }
       known.priority = priority ?? known.priority
+      this.#reconcile(index.id, known, have)
       return
     }
     const local: Local = {
@@ -227,7 +241,7 @@ export class ExchangeEngine {
       priority,
       availability: new Uint16Array(index.count),
       requests: new Map(),
-      storing: new Set(),
+      storing: new Map(),
       gained: [],
     }
     this.#local.set(index.id, local)
@@ -236,6 +250,15 @@ export class ExchangeEngine {
       if (peer.asked.has(index.id)) this.#sendHave(id, index.id, local)
     }
     if (local.have.complete && priority !== undefined) this.#effects.push({ type: 'complete', artifact: index.id })
+  }
+
+  /** What the disk really holds wins over what was believed. */
+  #reconcile(artifact: string, local: Local, have: Bitmap): void {
+    for (let at = 0; at < have.size; at += 1) {
+      if (have.has(at)) this.#stored(artifact, at)
+      else if (local.have.has(at)) this.#rotten(artifact, at)
+    }
+    if (local.have.complete && local.priority !== undefined) this.#effects.push({ type: 'complete', artifact })
   }
 
   #forget(artifact: string): void {
@@ -248,6 +271,7 @@ export class ExchangeEngine {
       peer.has.delete(artifact)
       if (peer.asked.has(artifact)) this.#send(id, { type: 'have', artifact, size: 0, bits: new Uint8Array() })
     }
+    for (const chunk of [...local.storing.keys()]) this.#endStoring(local, chunk)
     this.#local.delete(artifact)
   }
 
@@ -332,9 +356,10 @@ export class ExchangeEngine {
     const request = peer.inFlight.get(key)
     const local = this.#local.get(artifact)
     if (request === undefined) {
-      // A cancel may have crossed it: only what was never asked for is held against the peer.
-      if (local === undefined || local.have.has(chunk) || local.storing.has(chunk)) return
-      return this.#ban(id, 'UNASKED_CHUNK')
+      // A cancel may have crossed it; a peer that goes on sending what nobody asked for is another matter.
+      peer.unaskedBytes += payload.length
+      if (peer.unaskedBytes > MAX_UNASKED_BYTES) this.#ban(id, 'UNASKED_CHUNK')
+      return
     }
     this.#endRequest(id, peer, request)
     peer.lastChunkMs = this.#nowMs
@@ -346,7 +371,8 @@ export class ExchangeEngine {
       const open = otherPeer?.inFlight.get(key)
       if (otherPeer !== undefined && open !== undefined) this.#endRequest(other, otherPeer, open)
     }
-    local.storing.add(chunk)
+    local.storing.set(chunk, payload.length)
+    this.#totalInFlight += payload.length // until it is on disk it takes up memory
     this.#effects.push({ type: 'store', from: id, artifact, chunk, payload })
   }
 
@@ -362,11 +388,16 @@ export class ExchangeEngine {
   #stored(artifact: string, chunk: number): void {
     const local = this.#local.get(artifact)
     if (local === undefined) return
-    local.storing.delete(chunk)
+    this.#endStoring(local, chunk)
     if (!local.have.add(chunk)) return
     local.gained.push(chunk)
     if (local.gained.length >= 32 || local.have.complete) this.#announceGained(artifact, local)
     if (local.have.complete) this.#effects.push({ type: 'complete', artifact })
+  }
+
+  #endStoring(local: Local, chunk: number): void {
+    this.#totalInFlight -= local.storing.get(chunk) ?? 0
+    local.storing.delete(chunk)
   }
 
   #announceGained(artifact: string, local: Local): void {
@@ -381,17 +412,20 @@ export class ExchangeEngine {
   }
 
   #bad(artifact: string, chunk: number, from: string): void {
-    this.#local.get(artifact)?.storing.delete(chunk)
+    const stored = this.#local.get(artifact)
+    if (stored !== undefined) this.#endStoring(stored, chunk)
     const peer = this.#peers.get(from)
     if (peer === undefined) return
-    peer.badChunks += 1
+    const offences = (this.#offences.get(from) ?? 0) + 1
+    if (this.#offences.size > 1_024) this.#offences.delete(this.#offences.keys().next().value ?? '')
+    this.#offences.set(from, offences)
     // Never asked of this peer again, whatever it says it has.
     const bits = peer.has.get(artifact)
     if (bits?.remove(chunk)) {
       const local = this.#local.get(artifact)
       if (local !== undefined) local.availability[chunk] = Math.max(0, (local.availability[chunk] ?? 0) - 1)
     }
-    if (peer.badChunks >= this.#limits.badChunksBeforeBan) this.#ban(from, 'BAD_CHUNKS')
+    if (offences >= this.#limits.badChunksBeforeBan) this.#ban(from, 'BAD_CHUNKS')
   }
 
   #rotten(artifact: string, chunk: number): void {

@@ -2,7 +2,7 @@ import { FlotillaError } from '../errors.ts'
 import { parseCertificate, type SignedCertificate } from '../membership/certificate.ts'
 import { publicKeyOf } from '../network/identity.ts'
 import { parseJson, shape } from '../shape.ts'
-import { canonicalJson } from '../trust/canonical-json.ts'
+import { canonicalJson, sortedJson } from '../trust/canonical-json.ts'
 import { verifyEd25519 } from '../trust/public-key.ts'
 
 /** Where a device is on the way of a release. */
@@ -50,7 +50,7 @@ export type SignedRecord = {
 
 /** Largest record, bytes. */
 export const MAX_RECORD_BYTES = 8_192
-const MAX_LOG = 2_000
+const MAX_LOG = 1_000
 
 /** Signs a record with the device's key. */
 export function signRecord(
@@ -58,9 +58,16 @@ export function signRecord(
   certificate: Uint8Array,
   sign: (message: Uint8Array) => Uint8Array,
 ): Uint8Array {
-  const signed = { ...record, failed: record.failed && { ...record.failed, log: record.failed.log.slice(-MAX_LOG) } }
+  const signed = {
+    ...record,
+    failed: record.failed && {
+      ...record.failed,
+      reason: record.failed.reason.slice(0, 500),
+      log: record.failed.log.slice(-MAX_LOG),
+    },
+  }
   const message = canonicalJson(signed)
-  return canonicalJson({
+  return sortedJson({
     signed,
     sig: Buffer.from(sign(message)).toString('hex'),
     certificate: Buffer.from(certificate).toString('base64'),

@@ -1,7 +1,7 @@
 import { FlotillaError } from '../errors.ts'
 import { publicKeyOf } from '../network/identity.ts'
 import { NAME_PATTERN, parseJson, shape } from '../shape.ts'
-import { canonicalJson } from '../trust/canonical-json.ts'
+import { canonicalJson, sortedJson } from '../trust/canonical-json.ts'
 import { verifyEd25519 } from '../trust/public-key.ts'
 import type { FleetPolicy } from './fleet-policy.ts'
 
@@ -39,7 +39,7 @@ export function signCertificate(
   sign: (message: Uint8Array) => Uint8Array,
 ): Uint8Array {
   const signed = { type: 'flotilla-certificate', ...certificate }
-  return canonicalJson({ signed, ca, sig: Buffer.from(sign(canonicalJson(signed))).toString('hex') })
+  return sortedJson({ signed, ca, sig: Buffer.from(sign(canonicalJson(signed))).toString('hex') })
 }
 
 /** Parses a certificate without judging it. @throws FlotillaError LENGTH, FORMAT */

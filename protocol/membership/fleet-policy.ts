@@ -1,5 +1,5 @@
 import { NAME_PATTERN, parseJson, shape } from '../shape.ts'
-import { canonicalJson } from '../trust/canonical-json.ts'
+import { sortedJson } from '../trust/canonical-json.ts'
 
 /** Who may take part in a fleet. Signed as a TUF target, so it cannot be rolled back. */
 export type FleetPolicy = {
@@ -31,5 +31,5 @@ export function parseFleetPolicy(bytes: Uint8Array): FleetPolicy {
 
 /** The canonical bytes of a policy. */
 export function encodeFleetPolicy(policy: FleetPolicy): Uint8Array {
-  return canonicalJson(policy)
+  return sortedJson(policy)
 }

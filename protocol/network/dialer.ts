@@ -38,10 +38,18 @@ export class Dialer {
     if (entry === undefined) {
       if (this.#peers.size >= MAX_PEERS && !this.#dropOne()) return
       const polite = this.#options.selfId > id ? POLITE_WAIT_MS : 0
-      entry = { addresses: [], failures: 0, nextMs: nowMs + polite, dialing: false, lastHeardMs: nowMs }
+      entry = {
+        addresses: [],
+        failures: 0,
+        nextMs: nowMs + polite,
+        dialing: false,
+        lastHeardMs: live ? nowMs : -Infinity,
+      }
       this.#peers.set(id, entry)
     }
-    entry.addresses = [...new Set([...addresses, ...entry.addresses])].slice(0, MAX_ADDRESSES)
+    // Hearsay goes behind what the peer itself was heard at, or a liar could crowd the good addresses out.
+    const ordered = live ? [...addresses, ...entry.addresses] : [...entry.addresses, ...addresses]
+    entry.addresses = [...new Set(ordered)].slice(0, MAX_ADDRESSES)
     if (!live) return
     entry.lastHeardMs = nowMs
     if (entry.failures > 0) {
@@ -73,7 +81,9 @@ export class Dialer {
   tick(): void {
     const nowMs = this.#options.nowMs()
     let dialing = [...this.#peers.values()].filter((entry) => entry.dialing).length
-    for (const [id, entry] of this.#peers) {
+    // Who was heard of last goes first: dead addresses must not keep a live peer waiting.
+    const byNews = [...this.#peers].sort(([, a], [, b]) => b.lastHeardMs - a.lastHeardMs)
+    for (const [id, entry] of byNews) {
       if (entry.dialing || entry.nextMs > nowMs || this.#options.isConnected(id)) continue
       if (dialing >= PARALLEL_DIALS) return
       dialing += 1

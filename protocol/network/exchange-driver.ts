@@ -42,6 +42,9 @@ type BlobRequest = {
   resolve: (bytes: Uint8Array | undefined) => void
 }
 
+const BLOB_TIMEOUT_MS = 30_000
+const MAX_BLOB_REQUESTS = 16
+
 /**
  * Connects the exchange engine with streams and a store. Each side opens one stream for its own questions; answers
  * come back on it, so that questions never wait behind data that flows the other way.
@@ -126,9 +129,11 @@ export class ExchangeDriver {
 
   #fetchBlobFrom(peer: string, sha256: string, maxBytes: number): Promise<Uint8Array | undefined> {
     const frames = this.#asking.get(peer)
-    if (frames === undefined || frames.closed) return Promise.resolve(undefined)
+    const open = this.#blobs.get(peer)?.length ?? 0
+    if (frames === undefined || frames.closed || open >= MAX_BLOB_REQUESTS) return Promise.resolve(undefined)
     return new Promise((resolve) => {
-      const timer = setTimeout(() => request.resolve(undefined), 15_000)
+      // A late answer is still read (and dropped): the entry stays until it comes or the stream ends.
+      const timer = setTimeout(() => resolve(undefined), BLOB_TIMEOUT_MS)
       const request: BlobRequest = {
         sha256,
         maxBytes,
@@ -216,6 +221,9 @@ export class ExchangeDriver {
   #answer(stream: Stream, peer: string): void {
     const frames = new FrameStream(stream, { maxFrameBytes: () => 4_096 })
     this.#answering.set(peer, frames)
+    // One file at a time for each peer, in order.
+    let sending = Promise.resolve()
+    let fetches = 0
     frames.onFrame = (frame) => {
       const message = this.#parse(peer, frame)
       if (message === undefined) return
@@ -226,21 +234,32 @@ export class ExchangeDriver {
           this.#apply({ type: 'message', peer, message })
           break
         case 'fetch':
-          void this.#sendBlob(frames, message.sha256, message.maxBytes)
+          if (fetches >= MAX_BLOB_REQUESTS) return this.#node.ban(peer, 'FLOOD', 'asks for too many files at once')
+          fetches += 1
+          sending = sending
+            .then(() => this.#sendBlob(frames, message.sha256, message.maxBytes))
+            .finally(() => {
+              fetches -= 1
+            })
           break
         default:
           this.#node.ban(peer, 'BAD_FRAME', `answered (${message.type}) on a stream that is for questions`)
       }
     }
     frames.onClose = () => {
-      if (this.#answering.get(peer) === frames) this.#answering.delete(peer)
+      if (this.#answering.get(peer) !== frames) return
+      this.#answering.delete(peer)
+      this.#apply({ type: 'asking-ended', peer })
     }
   }
 
   async #sendBlob(frames: FrameStream, sha256: string, maxBytes: number): Promise<void> {
     const payload = await this.#store.readBlob(sha256).catch(() => undefined)
     const fits = payload !== undefined && payload.length <= maxBytes
-    frames.send(encodeExchangeMessage(fits ? { type: 'blob', sha256, payload } : { type: 'no-blob', sha256 }))
+    const sent = frames.send(
+      encodeExchangeMessage(fits ? { type: 'blob', sha256, payload } : { type: 'no-blob', sha256 }),
+    )
+    if (!sent) await frames.drained()
   }
 
   #parse(peer: string, frame: Uint8Array): ExchangeMessage | undefined {
@@ -301,6 +320,8 @@ export class ExchangeDriver {
       const stored = await this.#store.storeChunk(artifact, chunk, payload)
       if (stored === 'bad') return this.#apply({ type: 'chunk-bad', artifact, chunk, from })
       this.#events.fetched(payload.length, from)
+      // No file takes it any more: it was given up meanwhile.
+      if (stored.length === 0) return this.#apply({ type: 'forget-artifact', artifact })
       for (const one of stored) this.#apply({ type: 'chunk-stored', ...one, from })
     } catch (error) {
       this.#apply({ type: 'forget-artifact', artifact })

@@ -9,7 +9,7 @@ import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p, type Libp2p } from 'libp2p'
 import { FlotillaError, isFlotillaError, messageOf } from '../errors.ts'
-import { admit, type Certificate, parseCertificate } from '../membership/certificate.ts'
+import { admit, type Certificate, parseCertificate, type SignedCertificate } from '../membership/certificate.ts'
 import type { FleetPolicy } from '../membership/fleet-policy.ts'
 import { Dialer, type KnownPeer } from './dialer.ts'
 import { Announcer } from './discovery/announcer.ts'
@@ -69,6 +69,7 @@ export class FleetNode {
   readonly #options: FleetNodeOptions
   readonly #node: Libp2p<Services>
   readonly #members = new Map<string, Member>()
+  readonly #certificates = new Map<string, SignedCertificate>()
   readonly #banned = new Map<string, number>()
   readonly #waiting = new Map<string, ((member: boolean) => void)[]>()
   readonly #memberListeners: readonly ((peer: PeerId, connection: Connection) => void)[]
@@ -257,7 +258,11 @@ export class FleetNode {
   }
 
   /** Serves a protocol to members. */
-  async handle(protocol: string, handler: (stream: Stream, peer: string) => void | Promise<void>): Promise<void> {
+  async handle(
+    protocol: string,
+    handler: (stream: Stream, peer: string) => void | Promise<void>,
+    maxInboundStreams = 4,
+  ): Promise<void> {
     const gate: MemberGate = {
       isMember: (peer) => this.isMember(peer),
       waitForMember: (peer) => this.waitForMember(peer),
@@ -267,7 +272,7 @@ export class FleetNode {
       protocol,
       gateHandler((stream, connection) => handler(stream, connection.remotePeer.toString()), gate),
       {
-        maxInboundStreams: 64,
+        maxInboundStreams,
         maxOutboundStreams: 64,
       },
     )
@@ -284,6 +289,7 @@ export class FleetNode {
 
   /** Drops a peer and refuses it for ten minutes. */
   ban(id: string, code: string, why: string): void {
+    if (this.isBanned(id)) return
     this.#banned.set(id, performance.now() + BAN_MS)
     if (this.#banned.size > 1_000) this.#banned.delete(this.#banned.keys().next().value ?? '')
     this.#options.events.refused(id, code, why)
@@ -296,20 +302,20 @@ export class FleetNode {
 
   /** Judges all members again after the policy changed. */
   recheck(): void {
-    for (const member of [...this.#members.values()]) {
-      if (
-        this.#options.policy().revoked.includes(member.id) ||
-        member.certificate.epoch < this.#options.policy().minEpoch
-      ) {
-        this.#options.events.refused(member.id, 'REVOKED', 'revoked by the new policy')
-        this.#hangUp(member.id)
+    for (const [id, signed] of [...this.#certificates]) {
+      try {
+        admit(signed, id, this.#options.policy())
+      } catch (error) {
+        this.#options.events.refused(id, isFlotillaError(error) ? error.code : 'NOT_A_MEMBER', messageOf(error))
+        this.#hangUp(id)
       }
     }
   }
 
   #hangUp(id: string): void {
     this.#disconnected(id)
-    void this.#node.hangUp(peerIdFromString(id)).catch(() => {}) // it is going away in any case
+    // A polite close would let it go on sending meanwhile.
+    for (const connection of this.#node.getConnections(peerIdFromString(id))) connection.abort(new Error('refused'))
   }
 
   async stop(): Promise<void> {
@@ -370,9 +376,11 @@ export class FleetNode {
     try {
       const hello = parseHello(await frames.next(HELLO_TIMEOUT_MS))
       if (hello.type === 'refused') throw new FlotillaError('FORMAT', 'a hello starts with a certificate')
-      const certificate = admit(parseCertificate(hello.certificate), id, this.#options.policy())
+      if (this.isBanned(id)) throw new FlotillaError('NOT_A_MEMBER', 'banned')
+      const signed = parseCertificate(hello.certificate)
+      admit(signed, id, this.#options.policy())
       frames.send(encodeHello(this.#hello()))
-      this.#join(id, certificate, hello, connection)
+      this.#join(id, signed, hello, connection)
       await frames.close()
     } catch (error) {
       const code = isFlotillaError(error, 'REVOKED')
@@ -399,10 +407,14 @@ export class FleetNode {
 
   #admit(hello: Extract<Hello, { type: 'hello' }>, connection: Connection): void {
     const id = connection.remotePeer.toString()
-    this.#join(id, admit(parseCertificate(hello.certificate), id, this.#options.policy()), hello, connection)
+    const signed = parseCertificate(hello.certificate)
+    admit(signed, id, this.#options.policy())
+    this.#join(id, signed, hello, connection)
   }
 
-  #join(id: string, certificate: Certificate, hello: Extract<Hello, { type: 'hello' }>, connection: Connection): void {
+  #join(id: string, signed: SignedCertificate, hello: Extract<Hello, { type: 'hello' }>, connection: Connection): void {
+    const { certificate } = signed
+    this.#certificates.set(id, signed)
     const remote = connection.remoteAddr.toString().replace(/\/p2p\/.*$/, '')
     const observed = /^\/(ip4|ip6)\/([^/]+)\//.exec(remote)
     // Where it says it listens, and the same ports at the address it was seen from.
@@ -427,7 +439,12 @@ export class FleetNode {
 
   #disconnected(id: string): void {
     this.#settle(id, false)
-    if (!this.#members.delete(id)) return
+    this.#certificates.delete(id)
+    if (!this.#members.delete(id)) {
+      // Throw-away identities must not fill the peer store.
+      void this.#node.peerStore.delete(peerIdFromString(id)).catch(() => {})
+      return
+    }
     this.#dialer.lost(id)
     this.#options.events.memberGone(id)
   }

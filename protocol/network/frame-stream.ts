@@ -12,11 +12,13 @@ export type FrameLimits = { readonly maxFrameBytes: (firstByte: number) => numbe
 export class FrameStream {
   readonly #stream: Stream
   readonly #limits: FrameLimits
-  #parts: Uint8Array[] = []
-  #buffered = 0
-  #wantedBytes = -1
+  readonly #head = Buffer.allocUnsafe(5)
+  #headBytes = 0
+  #frame: Buffer | undefined
+  #frameBytes = 0
+  #early: Uint8Array[] = []
   #closed = false
-  onFrame: (frame: Uint8Array) => void = () => {}
+  #onFrame: ((frame: Uint8Array) => void) | undefined
   onClose: (error: Error | undefined) => void = () => {}
 
   constructor(stream: Stream, limits: FrameLimits) {
@@ -24,10 +26,8 @@ export class FrameStream {
     this.#limits = limits
     stream.addEventListener('message', (event) => {
       const data = event.data
-      for (const part of data instanceof Uint8Array ? [data] : data) this.#parts.push(part)
-      this.#buffered += data.byteLength
       try {
-        this.#deliver()
+        for (const part of data instanceof Uint8Array ? [data] : data) this.#take(part)
       } catch (error) {
         this.abort(error instanceof Error ? error : new Error(String(error)))
       }
@@ -35,7 +35,7 @@ export class FrameStream {
     const closed = (error: Error | undefined) => {
       if (this.#closed) return
       this.#closed = true
-      this.#parts = []
+      this.#frame = undefined
       this.onClose(error)
     }
     stream.addEventListener('remoteCloseWrite', () => {
@@ -44,55 +44,62 @@ export class FrameStream {
     stream.addEventListener('close', (event) => closed(event.error))
   }
 
+  /** Who gets the frames; those that came before are delivered at once. */
+  set onFrame(listener: (frame: Uint8Array) => void) {
+    this.#onFrame = listener
+    for (
+      let frame = this.#early.shift();
+      frame !== undefined && this.#onFrame === listener;
+      frame = this.#early.shift()
+    ) {
+      listener(frame)
+    }
+  }
+
   get closed(): boolean {
     return this.#closed || this.#stream.writeStatus !== 'writable'
   }
 
-  #deliver(): void {
-    while (!this.#closed) {
-      if (this.#wantedBytes < 0) {
-        if (this.#buffered < 5) return
-        const head = this.#peek(5)
-        const length = head.readUInt32LE(0)
-        const limit = this.#limits.maxFrameBytes(head[4] ?? 0)
-        if (length === 0 || length > limit) {
-          throw new FlotillaError('BAD_FRAME', `frame of ${length} bytes; at most ${limit} are read`)
-        }
-        this.#take(4)
-        this.#wantedBytes = length
-      }
-      if (this.#buffered < this.#wantedBytes) return
-      const frame = this.#take(this.#wantedBytes)
-      this.#wantedBytes = -1
-      this.onFrame(frame)
-    }
-  }
-
-  #peek(bytes: number): Buffer {
-    const first = this.#parts[0]
-    if (first !== undefined && first.length >= bytes) return Buffer.from(first.buffer, first.byteOffset, bytes)
-    return Buffer.concat(this.#parts.slice(0, bytes), Math.min(bytes, this.#buffered))
-  }
-
-  #take(bytes: number): Uint8Array {
-    const first = this.#parts[0]
-    this.#buffered -= bytes
-    if (first !== undefined && first.length > bytes) {
-      this.#parts[0] = first.subarray(bytes)
-      return first.subarray(0, bytes)
-    }
-    const taken = Buffer.allocUnsafeSlow(bytes)
+  /** Copies into one buffer as long as the frame, whatever the size of the parts: many tiny ones cost no memory. */
+  #take(part: Uint8Array): void {
     let at = 0
-    while (at < bytes) {
-      const part = this.#parts[0]
-      if (part === undefined) break
-      const use = Math.min(part.length, bytes - at)
-      taken.set(use === part.length ? part : part.subarray(0, use), at)
-      at += use
-      if (use === part.length) this.#parts.shift()
-      else this.#parts[0] = part.subarray(use)
+    while (at < part.length && !this.#closed) {
+      if (this.#frame === undefined) {
+        const use = Math.min(5 - this.#headBytes, part.length - at)
+        this.#head.set(part.subarray(at, at + use), this.#headBytes)
+        this.#headBytes += use
+        at += use
+        if (this.#headBytes < 5) return
+        this.#begin()
+      } else {
+        const use = Math.min(this.#frame.length - this.#frameBytes, part.length - at)
+        this.#frame.set(part.subarray(at, at + use), this.#frameBytes)
+        this.#frameBytes += use
+        at += use
+      }
+      this.#finishIfWhole()
     }
-    return taken
+  }
+
+  #begin(): void {
+    const length = this.#head.readUInt32LE(0)
+    const limit = this.#limits.maxFrameBytes(this.#head[4] ?? 0)
+    if (length === 0 || length > limit) {
+      throw new FlotillaError('BAD_FRAME', `frame of ${length} bytes; at most ${limit} are read`)
+    }
+    this.#frame = Buffer.allocUnsafeSlow(length)
+    this.#frame[0] = this.#head[4] ?? 0
+    this.#frameBytes = 1
+  }
+
+  #finishIfWhole(): void {
+    const frame = this.#frame
+    if (frame === undefined || this.#frameBytes < frame.length) return
+    this.#frame = undefined
+    this.#headBytes = 0
+    if (this.#onFrame !== undefined) this.#onFrame(frame)
+    else if (this.#early.length < 4) this.#early.push(frame)
+    else this.abort(new FlotillaError('BAD_FRAME', 'frames that nobody waits for'))
   }
 
   /** Sends one frame. True when more may be sent at once; false means `await drained()` first. */
@@ -139,16 +146,21 @@ export class FrameStream {
         this.abort(new Error('timeout'))
         reject(new FlotillaError('TIMEOUT', `peer did not answer within ${timeoutMs} ms`))
       }, timeoutMs)
+      const early = this.#early.shift()
+      if (early !== undefined) {
+        clearTimeout(timer)
+        resolve(early)
+        return
+      }
       this.onFrame = (frame) => {
         clearTimeout(timer)
-        this.onFrame = () => {}
+        this.#onFrame = undefined
         resolve(frame)
       }
       this.onClose = (cause) => {
         clearTimeout(timer)
         reject(new FlotillaError('UNREACHABLE', 'peer closed the stream before it answered', { cause }))
       }
-      this.#deliver()
     })
   }
 }

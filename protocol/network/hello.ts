@@ -1,3 +1,4 @@
+import { multiaddr } from '@multiformats/multiaddr'
 import { FlotillaError, type ErrorCode } from '../errors.ts'
 import { MAX_CERTIFICATE_BYTES } from '../membership/certificate.ts'
 import { parseJson, shape } from '../shape.ts'
@@ -50,12 +51,19 @@ export function parseHello(bytes: Uint8Array): Hello {
   }
 }
 
-/** A multiaddr of a TCP listener, checked as far as we dial it. */
+/** A multiaddr of a TCP listener, checked as far as we dial it. @throws FlotillaError FORMAT */
 export function parseAddress(value: unknown): string {
-  return shape.matching(
+  const text = shape.matching(
     value,
     'address',
-    /^\/(ip4\/\d{1,3}(\.\d{1,3}){3}|ip6\/[0-9a-fA-F:.]{2,45}|ip6zone\/[\w.-]{1,16}\/ip6\/[0-9a-fA-F:.]{2,45}|dns[46]?\/[\w.-]{1,253})\/tcp\/\d{1,5}$/,
+    /^\/(ip4|ip6|dns[46]?)\/[\w.:-]{1,253}\/tcp\/\d{1,5}$/,
     'an address such as /ip4/192.168.1.7/tcp/4848',
   )
+  try {
+    multiaddr(text)
+  } catch (cause) {
+    throw new FlotillaError('FORMAT', `address ${text}: not a valid multiaddr`, { cause })
+  }
+  if (Number(text.split('/').at(-1)) > 65_535) throw new FlotillaError('FORMAT', `address ${text}: no such port`)
+  return text
 }

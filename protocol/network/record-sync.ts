@@ -20,8 +20,8 @@ export type SyncSide = {
   readonly takePeer: (peer: KnownPeer) => void
 }
 
-const MAX_SYNC_BYTES = 4 * 2 ** 20
-const MAX_RECORDS = 256
+const MAX_SYNC_BYTES = 2 * 2 ** 20
+const MAX_RECORDS = 128
 const TIMEOUT_MS = 10_000
 
 /**

@@ -1,14 +1,14 @@
 import { createHash } from 'node:crypto'
 import { FlotillaError } from '../errors.ts'
 import { NAME_PATTERN, parseJson, shape } from '../shape.ts'
-import { canonicalJson } from '../trust/canonical-json.ts'
+import { sortedJson } from '../trust/canonical-json.ts'
 
 /** Largest release description that is read, bytes (facts/trust.md 4.2). */
 export const MAX_DESCRIPTION_BYTES = 65_536
 /** Largest artifact: 16 GiB, so that a wrong length cannot reserve a disk. */
 export const MAX_ARTIFACT_BYTES = 16 * 2 ** 30
-/** Largest chunk index: 400 000 chunks. */
-export const MAX_INDEX_BYTES = 16 * 2 ** 20
+/** Largest chunk index: 116 000 chunks, some 7 GB of squashfs. */
+export const MAX_INDEX_BYTES = 4 * 2 ** 20
 
 /** What an artifact is for. `boot` covers boot files and scripts that lie beside the kernel. */
 export const ARTIFACT_KINDS = [
@@ -61,6 +61,8 @@ export type ReleaseDescription = {
 /** A description with the hash that names the release everywhere: slot directory, records, status. */
 export type Release = { readonly id: string; readonly bytes: Uint8Array; readonly description: ReleaseDescription }
 
+/** Files that a slot has besides its artifacts. */
+const RESERVED_NAMES = ['description.json', 'proven']
 const NAME_SEGMENT = /^[A-Za-z0-9_][A-Za-z0-9._+-]{0,100}$/
 
 /**
@@ -107,7 +109,7 @@ export function parseRelease(bytes: Uint8Array): Release {
 
 /** The canonical bytes of a description and the id that follows from them. */
 export function encodeRelease(description: ReleaseDescription): Release {
-  return parseRelease(canonicalJson(description))
+  return parseRelease(sortedJson(description))
 }
 
 /** SHA-256 of the description's bytes, in hexadecimal. */
@@ -150,12 +152,13 @@ function requireDistinctNames(names: readonly string[]): void {
   if (new Set(lower).size !== lower.length) {
     throw new FlotillaError('FORMAT', 'release description: two artifacts of one name (FAT does not tell case apart)')
   }
-  for (const name of [...lower, 'description.json']) {
+  for (const name of [...lower, ...RESERVED_NAMES]) {
     if (lower.some((other) => other !== name && other.startsWith(`${name}/`))) {
       throw new FlotillaError('FORMAT', `release description: ${name} is both a file and a directory`)
     }
   }
-  if (lower.includes('description.json')) {
-    throw new FlotillaError('FORMAT', 'release description: description.json is a name that slots keep for themselves')
+  const reserved = RESERVED_NAMES.find((name) => lower.includes(name))
+  if (reserved !== undefined) {
+    throw new FlotillaError('FORMAT', `release description: ${reserved} is a name that slots keep for themselves`)
   }
 }

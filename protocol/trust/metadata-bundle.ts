@@ -25,6 +25,8 @@ export type MetadataBundle = {
 /** What came of a bundle. `rootOnly` may be committed at once even when the rest was refused. */
 export type BundleVerdict = {
   readonly set: TrustedSet
+  /** The set after the roots alone: what may be kept when something else of the bundle is missing. */
+  readonly rooted: TrustedSet
   readonly newRoots: readonly Uint8Array[]
   readonly changed: boolean
   readonly refusal: FlotillaError | undefined
@@ -46,13 +48,13 @@ export function judgeBundle(current: TrustedSet, bundle: MetadataBundle, rules: 
     }
     requireFreshRoot(rooted, rules)
   } catch (error) {
-    return { set: rooted, newRoots, changed: newRoots.length > 0, refusal: asRefusal(error) }
+    return { set: rooted, rooted, newRoots, changed: newRoots.length > 0, refusal: asRefusal(error) }
   }
   try {
     const set = acceptRest(rooted, bundle, rules)
-    return { set, newRoots, changed: newRoots.length > 0 || set !== rooted, refusal: undefined }
+    return { set, rooted, newRoots, changed: newRoots.length > 0 || set !== rooted, refusal: undefined }
   } catch (error) {
-    return { set: rooted, newRoots, changed: newRoots.length > 0, refusal: asRefusal(error) }
+    return { set: rooted, rooted, newRoots, changed: newRoots.length > 0, refusal: asRefusal(error) }
   }
 }
 
@@ -84,7 +86,9 @@ function acceptOrKeep(
   if (hasCurrentRole(set, name, delegator)) return set
   const bytes = bundle.roles.get(name)
   if (bytes === undefined) throw new FlotillaError('MISSING', `bundle: ${name} metadata was withheld`)
-  return acceptRole(set, name, delegator, bytes, rules)
+  // One lapsed role (a dev channel nobody tends) must not hold back the others: whoever uses a role judges its expiry.
+  const expiry = rules.expiry.mode === 'floor' ? { mode: 'never' as const } : rules.expiry
+  return acceptRole(set, name, delegator, bytes, { ...rules, expiry })
 }
 
 /**

@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process'
+import { createCipheriv, createHash } from 'node:crypto'
 import {
   chmodSync,
   copyFileSync,
@@ -6,6 +7,7 @@ import {
   existsSync,
   mkdirSync,
   readdirSync,
+  readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
@@ -29,15 +31,32 @@ const BASE_PACKAGES = [
 const ADDED_PACKAGE = 'restic'
 const KERNEL_META = 'linux-image-cloud-amd64'
 
-/** Image directories as a build would leave them: two boards, two releases, one of them broken. */
+/** Image directories as a build would leave them, and the bundled programs. `bad` fails its own health check. */
 export type ImageSet = {
   readonly r1: string
   readonly r2: string
-  readonly bad: string
   readonly r3: string
+  readonly r4: string
+  readonly bad: string
   readonly loader: string
   readonly agent: string
   readonly flotilla: string
+}
+
+/** Where `buildImages` leaves everything. */
+export function imageSet(): ImageSet {
+  const image = (name: string) => join(CACHE, 'images', name)
+  const program = (name: string) => join(CACHE, 'programs', `${name}.mjs`)
+  return {
+    r1: image('r1'),
+    r2: image('r2'),
+    r3: image('r3'),
+    r4: image('r4'),
+    bad: image('bad'),
+    loader: program('directory-loader'),
+    agent: program('flotilla-agent'),
+    flotilla: program('flotilla'),
+  }
 }
 
 const INIT = `#!/bin/sh
@@ -51,64 +70,77 @@ exec "\${FLOTILLA_NODE:-node}" --max-semi-space-size=1 "$FLOTILLA_DEVICE/run/roo
 
 /**
  * Builds the images: a Debian kernel, its modules as squashfs, a root file system as squashfs with the agent inside,
- * 120 MB and more together. Unpacked packages are kept in the cache; the squashfs are made anew when the agent changed.
+ * 120 MB and more together. Unpacked packages are kept in the cache; images are made anew when the agent changed.
  */
 export async function buildImages(log: (line: string) => void): Promise<ImageSet> {
   const programs = await bundlePrograms(resolve(import.meta.dirname, '../..'), join(CACHE, 'programs'))
+  const set = imageSet()
+  const stamp = createHash('sha256')
+    .update(readFileSync(programs['flotilla-agent']))
+    .update(readFileSync(import.meta.filename))
+    .digest('hex')
+  const stampFile = join(CACHE, 'images/stamp')
+  if (existsSync(stampFile) && readFileSync(stampFile, 'latin1') === stamp) return set
+  rmSync(stampFile, { force: true })
   const base = unpack('base', BASE_PACKAGES, log)
   const added = unpack('added', [ADDED_PACKAGE], log)
   const kernel = unpackKernel(log)
-  const set = {
-    r1: join(CACHE, 'images/r1'),
-    r2: join(CACHE, 'images/r2'),
-    bad: join(CACHE, 'images/bad'),
-    r3: join(CACHE, 'images/r3'),
-    loader: programs['directory-loader'],
-    agent: programs['flotilla-agent'],
-    flotilla: programs.flotilla,
-  }
   if (!existsSync(join(CACHE, 'modules.squashfs'))) squash(join(kernel, 'lib'), join(CACHE, 'modules.squashfs'))
-  const variants: readonly { path: string; trees: string[]; marker: string; check: string }[] = [
-    {
-      path: set.r1,
-      trees: [base],
-      marker: 'release 1',
-      check: 'test -s "$FLOTILLA_DEVICE/run/rootfs/etc/flotilla/release"',
-    },
-    {
-      path: set.r2,
-      trees: [base, added],
-      marker: 'release 2',
-      check: 'test -s "$FLOTILLA_DEVICE/run/rootfs/etc/flotilla/release"',
-    },
+  const good = 'test -s "$FLOTILLA_DEVICE/run/rootfs/etc/flotilla/release"'
+  const variants: readonly Variant[] = [
+    { path: set.r1, trees: [base], name: 'r1', payloadMiB: 0, check: good },
+    { path: set.r2, trees: [base, added], name: 'r2', payloadMiB: 0, check: good },
+    { path: set.r3, trees: [base, added], name: 'r3', payloadMiB: 8, check: good },
+    { path: set.r4, trees: [base, added], name: 'r4', payloadMiB: 8, check: good },
     {
       path: set.bad,
       trees: [base, added],
-      marker: 'release bad',
+      name: 'bad',
+      payloadMiB: 2,
       check: 'echo "the arm does not answer on /dev/ttyUSB0"; exit 1',
-    },
-    {
-      path: set.r3,
-      trees: [base, added],
-      marker: 'release 3',
-      check: 'test -s "$FLOTILLA_DEVICE/run/rootfs/etc/flotilla/release"',
     },
   ]
   for (const variant of variants) {
-    log(`images: ${variant.marker}`)
-    rmSync(variant.path, { recursive: true, force: true })
-    mkdirSync(variant.path, { recursive: true })
-    const tree = join(CACHE, 'rootfs')
-    rmSync(tree, { recursive: true, force: true })
-    for (const source of variant.trees) cpSync(source, tree, { recursive: true, verbatimSymlinks: true })
-    addFlotilla(tree, programs['flotilla-agent'], variant.marker, variant.check)
-    squash(tree, join(variant.path, 'rootfs.squashfs'))
-    copyFileSync(join(CACHE, 'modules.squashfs'), join(variant.path, 'modules.squashfs'))
-    const vmlinuz = readdirSync(join(kernel, 'boot')).find((name) => name.startsWith('vmlinuz'))
-    copyFileSync(join(kernel, 'boot', vmlinuz ?? ''), join(variant.path, 'vmlinuz'))
-    writeFileSync(join(variant.path, 'init'), INIT)
+    log(`images: ${variant.name}`)
+    buildVariant(variant, kernel, programs['flotilla-agent'])
   }
+  writeFileSync(stampFile, stamp)
   return set
+}
+
+type Variant = {
+  readonly path: string
+  readonly trees: readonly string[]
+  readonly name: string
+  /** Data that no other release has, besides what the packages change. */
+  readonly payloadMiB: number
+  readonly check: string
+}
+
+function buildVariant(variant: Variant, kernel: string, agent: string): void {
+  rmSync(variant.path, { recursive: true, force: true })
+  mkdirSync(variant.path, { recursive: true })
+  const tree = join(CACHE, 'rootfs')
+  rmSync(tree, { recursive: true, force: true })
+  for (const source of variant.trees) cpSync(source, tree, { recursive: true, verbatimSymlinks: true })
+  addFlotilla(tree, agent, variant.name, variant.check)
+  if (variant.payloadMiB > 0)
+    writeFileSync(join(tree, 'usr/share/payload'), incompressible(variant.name, variant.payloadMiB * 2 ** 20))
+  squash(tree, join(variant.path, 'rootfs.squashfs'))
+  copyFileSync(join(CACHE, 'modules.squashfs'), join(variant.path, 'modules.squashfs'))
+  const vmlinuz = readdirSync(join(kernel, 'boot')).find((name) => name.startsWith('vmlinuz'))
+  copyFileSync(join(kernel, 'boot', vmlinuz ?? ''), join(variant.path, 'vmlinuz'))
+  writeFileSync(join(variant.path, 'init'), INIT)
+}
+
+/** Bytes that look random and are the same in every run. */
+function incompressible(name: string, lengthBytes: number): Uint8Array {
+  const cipher = createCipheriv(
+    'aes-128-ctr',
+    createHash('sha256').update(name).digest().subarray(0, 16),
+    Buffer.alloc(16),
+  )
+  return cipher.update(Buffer.alloc(lengthBytes))
 }
 
 function addFlotilla(tree: string, agent: string, marker: string, check: string): void {

@@ -1,5 +1,7 @@
 import { FlotillaError } from '../../../protocol/errors.ts'
-import type { Disk } from '../../store/disk.ts'
+import { MAX_DESCRIPTION_BYTES, parseRelease } from '../../../protocol/release/description.ts'
+import { compareSequence, type Sequence } from '../../../protocol/release/judge-install.ts'
+import { type Disk, readSmallFile } from '../../store/disk.ts'
 import {
   BOOT_RECORD_BYTES,
   BOOT_RECORD_PATHS,
@@ -9,7 +11,7 @@ import {
   newestRecord,
   parseBootRecord,
 } from '../../../protocol/boot/boot-record.ts'
-import { PROVEN_MARKER, SLOTS_DIRECTORY } from '../../../protocol/boot/slot-layout.ts'
+import { descriptionPath, PROVEN_MARKER, SLOTS_DIRECTORY } from '../../../protocol/boot/slot-layout.ts'
 import type { BootControl } from './boot-control.ts'
 
 /**
@@ -118,7 +120,16 @@ export async function loadSlot(
   disk: Disk,
 ): Promise<{ readonly slot: string; readonly why: 'good' | 'trial' | 'rescue' }> {
   const { record } = newestRecord(await readRecords(disk))
-  if (record === undefined) return { slot: await anyProven(disk), why: 'rescue' }
+  if (record === undefined) {
+    const slot = await anyProven(disk)
+    // Writing it anew shows that this loader can write, and lets updates go on.
+    await writeRecord(disk, { seq: 0, good: slot, trial: undefined, tries: 0, canaryAsked: 1, canarySeen: 1 }).catch(
+      (error: unknown) => {
+        if (!(error instanceof FlotillaError)) throw error
+      },
+    )
+    return { slot, why: 'rescue' }
+  }
   const choice = chooseBoot(record)
   if (choice.write === undefined) return { slot: choice.slot, why: 'good' }
   try {
@@ -130,9 +141,23 @@ export async function loadSlot(
   }
 }
 
+/** The newest release that was proven here, by its signed sequence. */
 async function anyProven(disk: Disk): Promise<string> {
-  for (const slot of [...(await disk.list(SLOTS_DIRECTORY))].reverse()) {
-    if ((await disk.length(`${SLOTS_DIRECTORY}/${slot}/${PROVEN_MARKER}`)) !== undefined) return slot
+  let best: { readonly slot: string; readonly sequence: Sequence } | undefined
+  for (const slot of await disk.list(SLOTS_DIRECTORY)) {
+    if ((await disk.length(`${SLOTS_DIRECTORY}/${slot}/${PROVEN_MARKER}`)) === undefined) continue
+    const sequence = await readSequence(disk, slot)
+    if (best === undefined || compareSequence(sequence, best.sequence) > 0) best = { slot, sequence }
   }
+  if (best !== undefined) return best.slot
   throw new FlotillaError('NOT_FOUND', 'load: both boot records are damaged and no release here was ever proven')
+}
+
+async function readSequence(disk: Disk, slot: string): Promise<Sequence> {
+  try {
+    const bytes = await readSmallFile(disk, descriptionPath(slot), MAX_DESCRIPTION_BYTES)
+    return parseRelease(bytes ?? new Uint8Array()).description
+  } catch {
+    return { era: 0, seq: 0 } // unreadable: the last choice
+  }
 }

@@ -67,9 +67,10 @@ export class Announcer {
   }
 
   #announceLater(): void {
-    const interval = Math.max(MIN_INTERVAL_MS, this.#heard.size * 200) * (0.75 + this.#options.random() * 0.5)
+    const heard = this.#heard.size
+    this.#heard.clear()
+    const interval = Math.max(MIN_INTERVAL_MS, heard * 200) * (0.75 + this.#options.random() * 0.5)
     const timer = setTimeout(() => {
-      this.#heard.clear()
       for (const link of this.#links.values()) this.#announce(link)
       if (!this.#stopped) this.#announceLater()
     }, interval)
@@ -136,10 +137,9 @@ export class Announcer {
     }
     for (const service of heard.services) {
       if (service.id === this.#options.id || service.fleet !== this.#options.fleet) continue
-      this.#heard.add(service.id)
-      const sender =
-        link.family === 6 && from.startsWith('fe80:') && !from.includes('%') ? `${from}%${link.name}` : from
-      this.#options.onHeard({ ...service, addresses: [...new Set([sender, ...service.addresses])] })
+      if (this.#heard.size < 10_000) this.#heard.add(service.id)
+      const addresses = [...new Set([from, ...service.addresses])].filter((address) => !isLinkLocal(address))
+      if (addresses.length > 0) this.#options.onHeard({ ...service, addresses })
     }
     if (heard.asksFor(this.#advertisement(link)) && !link.pending) {
       link.pending = true
@@ -158,14 +158,22 @@ export class Announcer {
   }
 
   #advertisement(link: Link): Advertisement {
-    const addresses = [link.address.split('%')[0] ?? link.address]
     return {
       id: this.#options.id,
       name: this.#options.name,
       fleet: this.#options.fleet,
       port: this.#options.port(link.family),
-      addresses,
+      addresses: this.#addressesOf(link),
     }
+  }
+
+  /** All addresses of the interface at which the port of the link's family is open. */
+  #addressesOf(link: Link): readonly string[] {
+    const samePort = this.#options.port(4) === this.#options.port(6)
+    return (networkInterfaces()[link.name] ?? [])
+      .filter((entry) => !isLinkLocal(entry.address) && (samePort || entry.family === `IPv${link.family}`))
+      .map((entry) => entry.address)
+      .slice(0, 8)
   }
 
   #send(link: Link, packet: Buffer): void {
@@ -178,6 +186,12 @@ export class Announcer {
       // socket closed by the rescan
     }
   }
+}
+
+// libp2p 3.3 drops connections whose remote address has a zone (measured: its ip-port-to-multiaddr refuses `%eth0`), so
+// link-local addresses are good for being heard but not for being dialled; IPv6 needs a ULA or global address.
+function isLinkLocal(address: string): boolean {
+  return address.startsWith('fe80:')
 }
 
 // Tells an interface that was taken away and made again with the same address from the one before.
