@@ -2,8 +2,11 @@ import { Command } from 'commander'
 import { readFileSync } from 'node:fs'
 import { stringify } from 'yaml'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
+import { publicKeyOf } from '../../protocol/network/identity.ts'
 import { createDeviceTree, enrol } from '../release/create-device.ts'
+import { composePolicy } from '../release/init-fleet.ts'
 import { Repository } from '../release/repository.ts'
+import { publishStaged, signStaged, stage, stagingDirectory } from '../release/staging.ts'
 import { firstCa, repoOption } from './fleet-commands.ts'
 import { askPassphrase } from './passphrase.ts'
 
@@ -45,7 +48,7 @@ export function deviceCommand(): Command {
         )
       },
     )
-  return new Command('device').description('enrol devices').addCommand(create)
+  return new Command('device').description('enrol and revoke devices').addCommand(create).addCommand(revokeCommand())
 }
 
 function defaultConfig(directory: string, release: { board: string; channel: string }): string {
@@ -66,4 +69,28 @@ function read(path: string): string {
   } catch (cause) {
     throw new FlotillaError('BAD_INPUT', `read ${path}: ${messageOf(cause)}`, { cause })
   }
+}
+
+function revokeCommand(): Command {
+  return new Command('revoke')
+    .description('take devices out of the fleet: publishes a policy that every device hears of by gossip')
+    .argument('<ids...>', 'device ids (12D3Koo…)')
+    .addOption(repoOption())
+    .action(async (ids: string[], options: { repo: string }) => {
+      const repository = Repository.open(options.repo)
+      for (const id of ids) publicKeyOf(id)
+      const passphrase = await askPassphrase('the fleet and publisher keys')
+      const policy = repository.policy()
+      const revoked = [...new Set([...policy.revoked, ...ids])]
+      stage(stagingDirectory(repository), composePolicy(repository, { ...policy, revoked }, Date.now()))
+      signStaged(repository, stagingDirectory(repository), repository.openKeys('fleet', passphrase))
+      publishStaged(repository, stagingDirectory(repository), {
+        publishers: repository.openKeys('publisher', passphrase),
+        nowMs: Date.now(),
+        minRoot: undefined,
+      })
+      process.stderr.write(
+        `published: ${revoked.length} devices are revoked; seed any device and the fleet hears of it\n`,
+      )
+    })
 }

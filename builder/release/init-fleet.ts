@@ -51,3 +51,16 @@ export function releaseDelegation(board: string, channel: string, keys: Pick<Fle
   const name = `${board}.${channel}`
   return { name, keys: members, threshold: thresholdOf(name, members.length), paths: [`${board}/${channel}/*`] }
 }
+
+/** The next version of the role that names the fleet's policy; the policy itself becomes a blob. Unsigned. */
+export function composePolicy(
+  repository: Repository,
+  policy: FleetPolicy,
+  nowMs: number,
+): ReadonlyMap<string, MetadataJson> {
+  const bytes = encodeFleetPolicy(policy)
+  repository.writeBlob(bytes)
+  const name = `fleet.${repository.fleet}`
+  const version = (repository.currentRole(name)?.signed.version ?? 0) + 1
+  return new Map([[name, composeRole(name, version, nowMs, new Map([[policyPath(repository.fleet), bytes]]))]])
+}

@@ -1,8 +1,7 @@
 import { FlotillaError } from '../../protocol/errors.ts'
-import { encodeFleetPolicy } from '../../protocol/membership/fleet-policy.ts'
-import { policyPath } from '../../protocol/release/find-release.ts'
 import { composeRole, composeRoot, composeTargets, type MetadataJson, type RoleSpec } from './compose-metadata.ts'
 import { currentDelegations } from './create-release.ts'
+import { composePolicy } from './init-fleet.ts'
 import type { KeyInfo } from './key-file.ts'
 import type { Repository } from './repository.ts'
 
@@ -51,18 +50,8 @@ export function replaceKey(
   }
   const policy = repository.policy()
   if (policy.caKeys.includes(old.publicHex)) {
-    const bytes = encodeFleetPolicy({ ...policy, caKeys: policy.caKeys.map(swap) })
-    repository.writeBlob(bytes)
-    const name = `fleet.${repository.fleet}`
-    roles.set(
-      name,
-      composeRole(
-        name,
-        (repository.currentRole(name)?.signed.version ?? 0) + 1,
-        nowMs,
-        new Map([[policyPath(repository.fleet), bytes]]),
-      ),
-    )
+    const swapped = composePolicy(repository, { ...policy, caKeys: policy.caKeys.map(swap) }, nowMs)
+    for (const [name, json] of swapped) roles.set(name, json)
   }
   if (roles.size === 0) throw new FlotillaError('NOT_FOUND', `rotate key ${old.name}: no published metadata names it`)
   return roles

@@ -6,6 +6,8 @@ export type Network = {
   readonly kind: 'namespaces' | 'loopback'
   /** Adds a host. @returns how to start programs there and what it listens on */
   readonly addHost: (name: string) => Promise<Host>
+  /** Runs a command line in the namespace of a host; for tools that look at the network. */
+  readonly wrapFor: (name: string, command: readonly string[]) => readonly string[]
   /** Takes a host off the network and back. Only with namespaces. */
   readonly setLink: (name: string, up: boolean) => void
   readonly close: () => void
@@ -37,8 +39,9 @@ let networks = 0
  * Hosts in namespaces of their own, joined by a bridge in one more (so that rules of the machine do not touch it),
  * each link shaped in both directions. There is no route besides the link itself and no way out.
  * @param rateMbit - of each link; 0 leaves it unshaped
+ * @param family - the only kind of address the hosts have
  */
-export function namespaceNetwork(rateMbit: number): Network {
+export function namespaceNetwork(rateMbit: number, family: 4 | 6 = 4): Network {
   networks += 1
   const prefix = `fl${(process.pid % 100_000).toString(36)}${networks}`
   const bridge = `${prefix}s`
@@ -94,18 +97,29 @@ export function namespaceNetwork(rateMbit: number): Network {
       ip('netns', 'add', namespace)
       ip('-n', bridge, 'link', 'add', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', namespace)
       ip('-n', bridge, 'link', 'set', port, 'master', 'br0', 'up')
-      ip('-n', namespace, 'addr', 'add', `10.77.0.${number}/24`, 'dev', 'eth0')
+      const address = family === 4 ? `10.77.0.${number}` : `fd77::${number}`
+      ip(
+        '-n',
+        namespace,
+        'addr',
+        'add',
+        family === 4 ? `${address}/24` : `${address}/64`,
+        'dev',
+        'eth0',
+        ...(family === 6 ? ['nodad'] : []),
+      )
       ip('-n', namespace, 'link', 'set', 'lo', 'up')
       ip('-n', namespace, 'link', 'set', 'eth0', 'up')
       shape(namespace, 'eth0')
       shapeBridgePort(port)
       return Promise.resolve({
-        address: `10.77.0.${number}`,
+        address,
         port: 4848,
         listen: [],
         wrap: (command) => ['ip', 'netns', 'exec', namespace, ...command],
       })
     },
+    wrapFor: (name, command) => ['ip', 'netns', 'exec', `${prefix}h${hosts.get(name)}`, ...command],
     setLink: (name, up) => {
       const port = `${prefix}p${hosts.get(name)}`
       if (up) ip('-n', bridge, 'link', 'set', port, 'master', 'br0')
@@ -128,6 +142,7 @@ export function loopbackNetwork(): Network {
       listen: ['127.0.0.1'],
       wrap: (command) => command,
     }),
+    wrapFor: (_name, command) => command,
     setLink: () => {
       throw new Error('links cannot be cut on loopback')
     },

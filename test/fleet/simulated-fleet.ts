@@ -10,7 +10,8 @@ import type { ImageSet } from './build-images.ts'
 import type { Host, Network } from './network.ts'
 
 const run = promisify(execFile)
-const PASSPHRASE = 'for a simulated fleet only'
+/** Opens the keys of every simulated fleet. */
+export const PASSPHRASE = 'for a simulated fleet only'
 
 export type DeviceStatus = {
   readonly state: string
@@ -80,6 +81,17 @@ export class SimulatedFleet {
       const failed = error as { code?: number; stdout?: string; stderr?: string }
       return { code: failed.code ?? -1, stdout: failed.stdout ?? '', stderr: failed.stderr ?? String(error) }
     }
+  }
+
+  /** Starts any program on a host of its own and leaves it running. */
+  async startProgram(hostName: string, command: readonly string[]): Promise<ChildProcess> {
+    const [program = '', ...rest] = (await this.#network.addHost(hostName)).wrap(command)
+    const log = openSync(join(this.directory, `${hostName}.log`), 'a')
+    const child = this.#track(
+      spawn(program, rest, { env: this.environment(), stdio: ['ignore', log, log], detached: true }),
+    )
+    closeSync(log)
+    return child
   }
 
   /** Starts a command of the workstation and leaves it running. */
