@@ -31,25 +31,27 @@ export class NodeDisk implements Disk {
 
   async write(path: string, offset: number, bytes: Uint8Array): Promise<void> {
     await this.#run(`write ${path}`, async () => {
-      const file = await this.#handle(path)
-      for (let done = 0; done < bytes.length; ) {
-        done += (await file.write(bytes, done, bytes.length - done, offset + done)).bytesWritten
-      }
+      await this.#withHandle(path, async (file) => {
+        for (let done = 0; done < bytes.length; ) {
+          done += (await file.write(bytes, done, bytes.length - done, offset + done)).bytesWritten
+        }
+      })
     })
   }
 
   async read(path: string, offset: number, lengthBytes: number): Promise<Uint8Array | undefined> {
     return this.#run(`read ${path}`, async () => {
-      const file = await this.#handle(path).catch(undefinedIfMissing)
-      if (file === undefined) return undefined
       const bytes = Buffer.allocUnsafe(lengthBytes)
       let done = 0
-      while (done < lengthBytes) {
-        const { bytesRead } = await file.read(bytes, done, lengthBytes - done, offset + done)
-        if (bytesRead === 0) break
-        done += bytesRead
-      }
-      return bytes.subarray(0, done)
+      const whole = await this.#withHandle(path, async (file) => {
+        for (done = 0; done < lengthBytes; ) {
+          const { bytesRead } = await file.read(bytes, done, lengthBytes - done, offset + done)
+          if (bytesRead === 0) break
+          done += bytesRead
+        }
+        return bytes
+      }).catch(undefinedIfMissing)
+      return whole?.subarray(0, done)
     })
   }
 
@@ -58,7 +60,7 @@ export class NodeDisk implements Disk {
   }
 
   async flush(path: string): Promise<void> {
-    await this.#run(`flush ${path}`, async () => (await this.#handle(path)).sync())
+    await this.#run(`flush ${path}`, () => this.#withHandle(path, (file) => file.sync()))
   }
 
   async flushDirectory(path: string): Promise<void> {
@@ -115,6 +117,16 @@ export class NodeDisk implements Disk {
 
   #at(path: string): string {
     return join(this.#root, path)
+  }
+
+  /** Runs an action on an open file; once more when the file was closed in between (evicted, or its cache dropped). */
+  async #withHandle<T>(path: string, action: (file: FileHandle) => Promise<T>): Promise<T> {
+    try {
+      return await action(await this.#handle(path))
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EBADF') throw error
+      return action(await this.#handle(path))
+    }
   }
 
   async #handle(path: string): Promise<FileHandle> {

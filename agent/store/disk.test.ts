@@ -1,0 +1,139 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createHash } from 'node:crypto'
+import { afterAll, describe, expect, it } from 'vitest'
+import { encodeChunkIndex } from '../../protocol/chunks/chunk-index.ts'
+import { ArtifactStore } from './artifact-store.ts'
+import type { Disk } from './disk.ts'
+import { writeNewFile } from './disk.ts'
+import { GenerationFile } from './generation-file.ts'
+import { MemoryDisk } from './memory-disk.ts'
+import { NodeDisk } from './node-disk.ts'
+
+const directory = mkdtempSync(join(tmpdir(), 'flotilla-disk-'))
+const opened: NodeDisk[] = []
+afterAll(async () => {
+  for (const disk of opened) await disk.close()
+  rmSync(directory, { recursive: true })
+})
+let disks = 0
+const KINDS: readonly (readonly [string, () => Disk])[] = [
+  ['in memory', () => new MemoryDisk()],
+  [
+    'on the file system',
+    () => {
+      disks += 1
+      const path = join(directory, String(disks))
+      const disk = new NodeDisk(path)
+      opened.push(disk)
+      return disk
+    },
+  ],
+]
+
+describe.each(KINDS)('a disk %s', (_name, make) => {
+  async function fresh(): Promise<Disk> {
+    const disk = make()
+    await disk.makeDirectory('.')
+    return disk
+  }
+
+  it('reads what was written, in place and short only at the end', async () => {
+    const disk = await fresh()
+    await disk.makeDirectory('a/b')
+    await disk.allocate('a/b/f', 10)
+    await disk.write('a/b/f', 4, Buffer.from('xyz'))
+    await disk.flush('a/b/f')
+    await disk.flushDirectory('a/b')
+    await disk.dropCache('a/b/f')
+    expect(Buffer.from((await disk.read('a/b/f', 0, 100)) ?? []).toString('latin1')).toBe('\0\0\0\0xyz\0\0\0')
+    expect(await disk.length('a/b/f')).toBe(10)
+    expect(await disk.list('a')).toEqual(['b'])
+    await disk.remove('a')
+    expect(await disk.length('a/b/f')).toBeUndefined()
+    expect(await disk.read('a/b/f', 0, 1)).toBeUndefined()
+    expect(await disk.list('a')).toEqual([])
+  })
+
+  it('keeps two generations of a small file and gives the older one when the newer is damaged', async () => {
+    const disk = await fresh()
+    const file = new GenerationFile(disk, 'state/x', 100)
+    expect(await file.read()).toBeUndefined()
+    await file.write(Buffer.from('one'))
+    await file.write(Buffer.from('two'))
+    expect(Buffer.from((await file.read()) ?? []).toString()).toBe('two')
+    await disk.write('state/x', 66, Buffer.from('!'))
+    expect(Buffer.from((await file.read()) ?? []).toString()).toBe('one')
+    await file.write(Buffer.from('three'))
+    expect(Buffer.from((await file.read()) ?? []).toString()).toBe('three')
+  })
+
+  it('replaces nothing when a new file is written twice', async () => {
+    const disk = await fresh()
+    await writeNewFile(disk, 'n', Buffer.from('1'))
+    await writeNewFile(disk, 'n', Buffer.from('22'))
+    expect(Buffer.from((await disk.read('n', 0, 9)) ?? []).toString()).toBe('22')
+  })
+
+  it('goes on after a kill without fetching a chunk twice, and finds rot when it reads', async () => {
+    const disk = await fresh()
+    const parts = Array.from({ length: 20 }, (_, at) => Buffer.alloc(1_000, `chunk ${at}`))
+    const index = encodeChunkIndex(
+      parts.map((bytes) => ({ sha256: createHash('sha256').update(bytes).digest(), lengthBytes: bytes.length })),
+    )
+    const sha256 = createHash('sha256').update(Buffer.concat(parts)).digest('hex')
+    const first = new ArtifactStore(disk, () => Promise.resolve(undefined))
+    const begun = await first.begin(index, disk, 'slot/rootfs')
+    expect(await first.storeChunk(index.id, 3, Buffer.from('junk'))).toBe('bad')
+    for (const at of [0, 3, 7, 19]) await first.storeChunk(index.id, at, parts[at] ?? Buffer.alloc(0))
+    // The process dies here: nothing was flushed or closed.
+    const second = new ArtifactStore(disk, () => Promise.resolve(undefined))
+    const file = await second.begin(index, disk, 'slot/rootfs')
+    expect(file.have.count).toBe(begun.have.count)
+    for (const [at, bytes] of parts.entries()) await second.storeChunk(index.id, at, bytes)
+    expect(await second.verify(file, sha256)).toEqual([])
+    await disk.write('slot/rootfs', 7_500, Buffer.from('rot'))
+    expect(await second.readChunk(index.id, 7)).toBeUndefined()
+    expect(file.have.has(7)).toBe(false)
+    expect(await second.verify(file, sha256)).toEqual([7])
+    await second.storeChunk(index.id, 7, parts[7] ?? Buffer.alloc(0))
+    expect(await second.verify(file, sha256)).toEqual([])
+  })
+
+  it('takes chunks of the next release from the one that is here', async () => {
+    const disk = await fresh()
+    const indexOf = (parts: readonly Buffer[]) =>
+      encodeChunkIndex(
+        parts.map((bytes) => ({ sha256: createHash('sha256').update(bytes).digest(), lengthBytes: bytes.length })),
+      )
+    const old = [Buffer.alloc(900, 'a'), Buffer.alloc(800, 'b'), Buffer.alloc(700, 'c')]
+    const next = [Buffer.alloc(600, 'new'), ...old, Buffer.alloc(800, 'b')]
+    await disk.makeDirectory('old')
+    await disk.allocate('old/rootfs', 2_400)
+    await disk.write('old/rootfs', 0, Buffer.concat(old))
+    const store = new ArtifactStore(disk, () => Promise.resolve(undefined))
+    store.addWhole(indexOf(old), disk, 'old/rootfs')
+    const index = indexOf(next)
+    const file = await store.begin(index, disk, 'new/rootfs')
+    expect((await store.fillFromDevice(file)).map(({ chunk }) => chunk).sort()).toEqual([1, 2, 3, 4])
+    expect(file.have.has(0)).toBe(false)
+  })
+})
+
+describe('a full or failing disk', () => {
+  it('is NOT_ENOUGH_SPACE before anything is half-written', async () => {
+    const disk = new MemoryDisk(5_000)
+    await expect(disk.allocate('big', 6_000)).rejects.toMatchObject({ code: 'NOT_ENOUGH_SPACE' })
+    await disk.allocate('small', 4_000)
+    expect(await disk.freeBytes()).toBe(1_000)
+  })
+
+  it('names the path and the reason', async () => {
+    const disk = new NodeDisk(join(directory, 'nowhere'))
+    await expect(disk.allocate('x/y', 1)).rejects.toMatchObject({
+      code: 'DISK_FAILED',
+      message: expect.stringContaining('x/y') as string,
+    })
+  })
+})

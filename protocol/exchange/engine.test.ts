@@ -1,0 +1,217 @@
+import { createHash } from 'node:crypto'
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { type ChunkIndex, encodeChunkIndex } from '../chunks/chunk-index.ts'
+import { Bitmap } from './bitmap.ts'
+import { DEFAULT_LIMITS, type ExchangeEffect, ExchangeEngine, type ExchangeInput } from './engine.ts'
+
+const CHUNK_BYTES = 65_536
+
+function indexOf(count: number): ChunkIndex {
+  return encodeChunkIndex(
+    Array.from({ length: count }, (_, at) => ({
+      sha256: createHash('sha256').update(String(at)).digest(),
+      lengthBytes: CHUNK_BYTES,
+    })),
+  )
+}
+
+/** A generator of numbers in 0 … 1 that is the same for the same seed. */
+function random(seed: number): () => number {
+  let state = seed | 1
+  return () => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
+    return state / 2 ** 32
+  }
+}
+
+/** Engines joined by messages that arrive in a random order between peers (in order within a pair), without any I/O. */
+class Swarm {
+  readonly engines = new Map<string, ExchangeEngine>()
+  readonly complete = new Set<string>()
+  readonly banned: string[] = []
+  readonly sent = new Map<string, number>()
+  readonly #wires = new Map<string, (() => void)[]>()
+  readonly #random: () => number
+  readonly corrupt = new Set<string>()
+  nowMs = 0
+
+  constructor(seed: number) {
+    this.#random = random(seed)
+  }
+
+  add(name: string): void {
+    this.engines.set(name, new ExchangeEngine(this.#random))
+  }
+
+  step(name: string, input: ExchangeInput): void {
+    for (const effect of this.engines.get(name)?.step(input, this.nowMs) ?? []) this.#run(name, effect)
+  }
+
+  #wire(from: string, to: string, deliver: () => void): void {
+    const key = `${from}>${to}`
+    this.#wires.set(key, [...(this.#wires.get(key) ?? []), deliver])
+  }
+
+  #run(self: string, effect: ExchangeEffect): void {
+    switch (effect.type) {
+      case 'send':
+        this.#wire(self, effect.peer, () =>
+          this.step(effect.peer, { type: 'message', peer: self, message: effect.message }),
+        )
+        break
+      case 'serve': {
+        const payload = new Uint8Array(CHUNK_BYTES)
+        if (this.corrupt.has(self)) payload[0] = 1
+        this.sent.set(self, (this.sent.get(self) ?? 0) + 1)
+        const message = { type: 'chunk', artifact: effect.artifact, chunk: effect.chunk, payload } as const
+        this.#wire(self, effect.peer, () => this.step(effect.peer, { type: 'message', peer: self, message }))
+        this.#wire(self, self, () => this.step(self, { type: 'sent', peer: effect.peer }))
+        break
+      }
+      case 'store': {
+        const { artifact, chunk, from, payload } = effect
+        const bad = payload[0] === 1
+        this.#wire(self, self, () =>
+          this.step(
+            self,
+            bad ? { type: 'chunk-bad', artifact, chunk, from } : { type: 'chunk-stored', artifact, chunk, from },
+          ),
+        )
+        break
+      }
+      case 'complete':
+        this.complete.add(self)
+        break
+      case 'ban':
+        this.banned.push(`${self} bans ${effect.peer}: ${effect.reason}`)
+        this.disconnect(self, effect.peer)
+        break
+    }
+  }
+
+  connect(a: string, b: string): void {
+    this.step(a, { type: 'peer-joined', peer: b })
+    this.step(b, { type: 'peer-joined', peer: a })
+  }
+
+  disconnect(a: string, b: string): void {
+    this.#wires.delete(`${a}>${b}`)
+    this.#wires.delete(`${b}>${a}`)
+    this.step(a, { type: 'peer-left', peer: b })
+    this.step(b, { type: 'peer-left', peer: a })
+  }
+
+  /** Delivers until nothing is under way; every engine ticks now and then. */
+  run(limit = 200_000, each: () => void = () => {}): void {
+    for (let n = 0; n < limit; n += 1) {
+      const wires = [...this.#wires.values()].filter((wire) => wire.length > 0)
+      if (n % 200 === 0 || wires.length === 0) {
+        this.nowMs += 300
+        for (const name of this.engines.keys()) this.step(name, { type: 'tick' })
+        if (wires.length === 0 && this.nowMs > 120_000) return
+        if (wires.length === 0) continue
+      }
+      wires[Math.floor(this.#random() * wires.length)]?.shift()?.()
+      each()
+    }
+  }
+}
+
+const index = indexOf(200)
+
+function swarmOf(seed: number, leechers: number): { swarm: Swarm; names: string[] } {
+  const swarm = new Swarm(seed)
+  const names = Array.from({ length: leechers }, (_, at) => `l${at}`)
+  for (const name of ['seed', ...names]) swarm.add(name)
+  swarm.step('seed', { type: 'offer-artifact', index, have: Bitmap.full(index.count) })
+  for (const name of names)
+    swarm.step(name, { type: 'want-artifact', index, have: new Bitmap(index.count), priority: 0 })
+  const all = ['seed', ...names]
+  all.forEach((a, at) => all.slice(at + 1).forEach((b) => swarm.connect(a, b)))
+  return { swarm, names }
+}
+
+describe('the exchange engine', () => {
+  it('completes every peer under random schedules, and the seed gives little more than one copy', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 2 ** 30 }), fc.integer({ min: 1, max: 6 }), (seed, leechers) => {
+        const { swarm, names } = swarmOf(seed, leechers)
+        swarm.run()
+        expect([...swarm.complete].sort()).toEqual(names)
+        expect(swarm.banned).toEqual([])
+        const total = [...swarm.sent.values()].reduce((sum, count) => sum + count, 0)
+        // Endgame may ask twice for a few chunks of each peer.
+        expect(total).toBeLessThanOrEqual(leechers * (index.count + 45))
+      }),
+      { numRuns: 25 },
+    )
+  })
+
+  it('brings everybody to the union of what was sent when the seed leaves in the middle', () => {
+    const { swarm, names } = swarmOf(7, 4)
+    let left = false
+    swarm.run(400_000, () => {
+      if (left || (swarm.sent.get('seed') ?? 0) < index.count) return
+      left = true
+      for (const name of names) swarm.disconnect('seed', name)
+    })
+    expect(left).toBe(true)
+    const have = names.map((name) => swarm.engines.get(name)?.progress(index.id)?.have ?? 0)
+    expect(new Set(have).size).toBe(1) // everybody has all that is left in the swarm
+    expect(Math.min(...have)).toBeGreaterThan(index.count * 0.75)
+  })
+
+  it('bans a peer after three bad chunks and finishes from the others', () => {
+    const { swarm, names } = swarmOf(11, 3)
+    swarm.add('liar')
+    swarm.corrupt.add('liar')
+    swarm.step('liar', { type: 'offer-artifact', index, have: Bitmap.full(index.count) })
+    for (const name of names) swarm.connect(name, 'liar')
+    swarm.run()
+    expect([...swarm.complete].sort()).toEqual(names)
+    expect(swarm.banned.filter((text) => text.includes('liar: BAD_CHUNKS')).length).toBe(names.length)
+  })
+
+  it('never has more asked for and unwritten than its window, even when the disk does not keep up', () => {
+    const engine = new ExchangeEngine(random(3))
+    const big = indexOf(3_000)
+    engine.step({ type: 'want-artifact', index: big, have: new Bitmap(big.count), priority: 0 }, 0)
+    let queue = [...engine.step({ type: 'peer-joined', peer: 'p' }, 0)]
+    queue.push(
+      ...engine.step(
+        {
+          type: 'message',
+          peer: 'p',
+          message: { type: 'have', artifact: big.id, size: big.count, bits: Bitmap.full(big.count).bytes },
+        },
+        0,
+      ),
+    )
+    let stored = 0
+    for (let n = 0; n < 5_000 && queue.length > 0; n += 1) {
+      const effect = queue.shift()
+      if (effect?.type === 'store') stored += 1 // and it never comes back
+      if (effect?.type !== 'send' || effect.message.type !== 'want') continue
+      for (const chunk of effect.message.chunks) {
+        const message = { type: 'chunk', artifact: big.id, chunk, payload: new Uint8Array(CHUNK_BYTES) } as const
+        queue = [...queue, ...engine.step({ type: 'message', peer: 'p', message }, n)]
+      }
+    }
+    expect(stored * CHUNK_BYTES).toBeLessThanOrEqual(DEFAULT_LIMITS.totalWindowBytes + CHUNK_BYTES)
+    expect(engine.inFlightBytes).toBeLessThanOrEqual(DEFAULT_LIMITS.totalWindowBytes + CHUNK_BYTES)
+  })
+
+  it('asks again for a chunk that was offered whole and turns out rotten', () => {
+    const { swarm } = swarmOf(5, 1)
+    swarm.add('victim')
+    const have = Bitmap.full(index.count)
+    swarm.step('victim', { type: 'offer-artifact', index, have })
+    swarm.connect('victim', 'seed')
+    have.remove(17)
+    swarm.step('victim', { type: 'want-artifact', index, have, priority: 0 })
+    swarm.run()
+    expect(swarm.complete.has('victim')).toBe(true)
+    expect(swarm.engines.get('victim')?.progress(index.id)?.have).toBe(index.count)
+  })
+})
