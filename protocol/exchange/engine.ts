@@ -68,6 +68,9 @@ export const DEFAULT_LIMITS: ExchangeLimits = {
   asksPerPeer: 512,
 }
 
+/** With so few left the list is made exact, so that the endgame is recognised. */
+const ENDGAME_LIST = 64
+
 /** Two windows of chunks that crossed a cancel are innocent. */
 const MAX_UNASKED_BYTES = 4 * 2 ** 20
 
@@ -89,6 +92,8 @@ type Peer = {
   lastChunkMs: number
   bytesThisSecond: number
   unaskedBytes: number
+  /** Some of what is in flight may be asked of others by now. */
+  hasAbandoned: boolean
 }
 type Local = {
   readonly index: ChunkIndex
@@ -96,6 +101,8 @@ type Local = {
   /** Undefined when the artifact is only offered. */
   priority: number | undefined
   readonly availability: Uint16Array
+  /** Chunks not here; may still name some that came in lately. */
+  missing: number[]
   /** How many peers each missing chunk was asked of. */
   readonly requests: Map<number, Set<string>>
   /** Chunks that arrived and are being verified and written, with their lengths. */
@@ -211,6 +218,7 @@ export class ExchangeEngine {
       lastChunkMs: this.#nowMs,
       bytesThisSecond: 0,
       unaskedBytes: known?.unaskedBytes ?? 0,
+      hasAbandoned: false,
     })
     for (const [artifact, local] of this.#local) {
       if (local.priority !== undefined) this.#send(id, { type: 'ask', artifact })
@@ -240,6 +248,7 @@ export class ExchangeEngine {
       have: have.clone(),
       priority,
       availability: new Uint16Array(index.count),
+      missing: Array.from({ length: index.count }, (_, at) => at).filter((at) => !have.has(at)),
       requests: new Map(),
       storing: new Map(),
       gained: [],
@@ -431,6 +440,7 @@ export class ExchangeEngine {
   #rotten(artifact: string, chunk: number): void {
     const local = this.#local.get(artifact)
     if (local === undefined || !local.have.remove(chunk)) return
+    local.missing.push(chunk)
     for (const [id, peer] of this.#peers) {
       if (peer.asked.has(artifact)) this.#send(id, { type: 'lost', artifact, chunks: [chunk] })
     }
@@ -496,6 +506,7 @@ export class ExchangeEngine {
         // Kept in the peer's window (it may still come) but free to be asked of another.
         if (!request.abandoned) {
           request.abandoned = true
+          peer.hasAbandoned = true
           this.#local.get(request.artifact)?.requests.get(request.chunk)?.delete(id)
           peer.windowBytes = Math.max(65_536, peer.windowBytes / 2)
         } else if (this.#nowMs - request.sinceMs > this.#limits.requestTimeoutMs * 4) {
@@ -528,17 +539,27 @@ export class ExchangeEngine {
       peer.windowBytes - peer.inFlightBytes,
       this.#limits.totalWindowBytes - this.#totalInFlight,
     )
+    // Chunks that came in since the last look are taken off the list only when they are a good part of it.
+    if (local.missing.length > (local.have.size - local.have.count) * 1.1 + 16) {
+      local.missing = local.missing.filter((chunk) => !local.have.has(chunk))
+    }
     const candidate = (chunk: number): Candidate | undefined => {
       if (local.have.has(chunk) || local.storing.has(chunk) || !has.has(chunk)) return undefined
-      if (peer.inFlight.has(`${artifact}:${chunk}`)) return undefined
+      const askers = local.requests.get(chunk)
+      if (askers?.has(id) === true) return undefined
+      if (peer.hasAbandoned && peer.inFlight.has(`${artifact}:${chunk}`)) return undefined
       return {
         rarity: local.availability[chunk] ?? 0,
-        askedOf: local.requests.get(chunk)?.size ?? 0,
+        askedOf: askers?.size ?? 0,
         lengthBytes: local.index.lengths[chunk] ?? 0,
       }
     }
-    const missing = local.have.size - local.have.count - local.storing.size
-    const chunks = chooseChunks({ size: local.have.size, missing, roomBytes, candidate, random: this.#random })
+    const left = local.have.size - local.have.count - local.storing.size
+    const missing =
+      left <= ENDGAME_LIST
+        ? local.missing.filter((chunk) => !local.have.has(chunk) && !local.storing.has(chunk))
+        : local.missing
+    const chunks = chooseChunks({ missing, roomBytes, candidate, random: this.#random })
     for (const chunk of chunks) {
       const bytes = local.index.lengths[chunk] ?? 0
       peer.inFlight.set(`${artifact}:${chunk}`, { artifact, chunk, bytes, sinceMs: this.#nowMs, abandoned: false })

@@ -307,10 +307,21 @@ export function reverifySet(files: TrustedFiles, builtMs: number, rules: TrustRu
     }
   }
   attempt(files.timestamp, (bytes) => acceptTimestamp(set, bytes, lenient))
-  attempt(files.snapshot, (bytes) => acceptSnapshot(set, bytes, lenient))
+  // By signature only: a snapshot older than the one the timestamp names is still what rollback is checked against.
+  attempt(files.snapshot, (bytes) => keepSnapshot(set, bytes, lenient))
   attempt(files.roles.get('targets'), (bytes) => acceptRole(set, 'targets', 'root', bytes, lenient))
   for (const [name, bytes] of files.roles) {
     if (name !== 'targets') attempt(bytes, (role) => acceptRole(set, name, 'targets', role, lenient))
   }
   return set
+}
+
+function keepSnapshot(set: TrustedSet, bytes: Uint8Array, rules: TrustRules): TrustedSet {
+  const named = set.timestamp?.data.snapshot
+  const data = verifyByRoot(set, parseEnvelope(bytes, 'snapshot', rules.caps.snapshot), 'snapshot', rules)
+  if (named === undefined || data.version > named.version) {
+    throw new FlotillaError('MISSING', 'snapshot: the trusted timestamp does not reach it')
+  }
+  requirePlausibleIssue(data, set.root.data.expiresMs, 'snapshot')
+  return { ...set, snapshot: { bytes, data } }
 }

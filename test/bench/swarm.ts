@@ -132,7 +132,7 @@ async function rsyncSeconds(directory: string, file: string): Promise<number> {
     const config = join(directory, 'rsyncd.conf')
     writeFileSync(
       config,
-      `use chroot = no\nmax connections = 0\npid file = ${directory}/rsync.pid\n[m]\npath = ${directory}\n`,
+      `use chroot = no\nuid = root\ngid = root\nmax connections = 0\npid file = ${directory}/rsync.pid\n[m]\npath = ${directory}\n`,
     )
     children.push(start(seed, ['rsync', '--daemon', '--no-detach', `--config=${config}`, '--port=8730']))
     await pause(500)

@@ -31,7 +31,7 @@ const { values, positionals } = parseArgs({
   options: {
     'metadata-dir': { type: 'string', default: '.' },
     'metadata-url': { type: 'string', default: '' },
-    'target-name': { type: 'string', default: '' },
+    'target-name': { type: 'string', multiple: true, default: [] },
     'target-base-url': { type: 'string', default: '' },
     'target-dir': { type: 'string', default: '.' },
     'ed25519-only': { type: 'boolean', default: false },
@@ -63,8 +63,10 @@ async function run(command: string | undefined, rootFile: string | undefined): P
     for (const name of readdirSync(directory)) if (name.endsWith('.json')) rmSync(join(directory, name))
     save({ ...set, roles: new Map() })
   } else if (command === 'refresh') save(await refresh(load()))
-  else if (command === 'download') await download(await refresh(load()), values['target-name'])
-  else throw new FlotillaError('USAGE', 'tuf-client: init ROOT, refresh or download')
+  else if (command === 'download') {
+    let set = await refresh(load())
+    for (const name of values['target-name']) set = await download(set, name)
+  } else throw new FlotillaError('USAGE', 'tuf-client: init ROOT, refresh or download')
 }
 
 function load(): TrustedSet {
@@ -124,11 +126,13 @@ async function refresh(start: TrustedSet): Promise<TrustedSet> {
   }
   requireFreshRoot(set, rules)
   set = acceptTimestamp(set, await need('timestamp', undefined, set, CAPS.timestamp), rules)
+  save(set)
   if (hasCurrentSnapshot(set))
     judgeExpiry('snapshot', set.snapshot?.data.expiresMs ?? 0, timeFloorMs(set), rules.expiry)
   else {
     const meta = set.timestamp?.data.snapshot
     set = acceptSnapshot(set, await need('snapshot', meta?.version, set, meta?.length ?? CAPS.snapshot), rules)
+    save(set)
   }
   return takeRole(set, 'targets', 'root')
 }
@@ -178,7 +182,7 @@ async function findTarget(start: TrustedSet, path: string): Promise<{ set: Trust
   throw new FlotillaError('NOT_FOUND', `${path}: no role signs such a file`)
 }
 
-async function download(set: TrustedSet, path: string): Promise<void> {
+async function download(set: TrustedSet, path: string): Promise<TrustedSet> {
   save(set)
   const { set: found, target } = await findTarget(set, path)
   save(found)
@@ -186,7 +190,7 @@ async function download(set: TrustedSet, path: string): Promise<void> {
   if (existsSync(local)) {
     try {
       requireMatch(readFileSync(local), target, path)
-      return
+      return found
     } catch {
       // another version lies there
     }
@@ -202,4 +206,5 @@ async function download(set: TrustedSet, path: string): Promise<void> {
     throw new FlotillaError('LENGTH', `${path}: ${bytes.length} bytes, signed ${target.length}`)
   mkdirSync(values['target-dir'], { recursive: true })
   writeFileSync(local, bytes)
+  return found
 }

@@ -65,7 +65,7 @@ set -e
 slot="$FLOTILLA_DEVICE/boot/releases/$FLOTILLA_SLOT"
 rm -rf "$FLOTILLA_DEVICE/run/rootfs"
 unsquashfs -q -n -no-xattrs -d "$FLOTILLA_DEVICE/run/rootfs" "$slot/rootfs.squashfs" usr/lib/flotilla etc/flotilla > /dev/null
-exec "\${FLOTILLA_NODE:-node}" --max-semi-space-size=1 "$FLOTILLA_DEVICE/run/rootfs/usr/lib/flotilla/flotilla-agent.mjs" agent run --config "$FLOTILLA_DEVICE/agent.yaml"
+exec "\${FLOTILLA_NODE:-node}" --max-semi-space-size=4 "$FLOTILLA_DEVICE/run/rootfs/usr/lib/flotilla/flotilla-agent.mjs" agent run --config "$FLOTILLA_DEVICE/agent.yaml"
 `
 
 /**

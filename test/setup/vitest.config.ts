@@ -15,7 +15,7 @@ export default defineConfig({
             'test/trust/**/*.test.ts',
             'test/slots/**/*.test.ts',
           ],
-          testTimeout: 60_000,
+          testTimeout: 180_000,
           maxWorkers: 2,
         },
       },
