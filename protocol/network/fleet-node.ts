@@ -199,6 +199,11 @@ export class FleetNode {
     return [...this.#members.values()]
   }
 
+  /** Live connections to a peer; one unless both sides dialled at the same moment. */
+  connectionCount(id: string): number {
+    return this.#node.getConnections(peerIdFromString(id)).length
+  }
+
   isMember(id: string): boolean {
     return this.#members.has(id)
   }
