@@ -66,6 +66,7 @@ export async function importArchive(
   if (!existsSync(file)) throw new FlotillaError('NOT_FOUND', `import ${file}: there is no such file`)
   const tar = extract()
   const reading = pipeline(createReadStream(file), tar)
+  reading.catch(() => {}) // told below, when the entries end; a refusal ends the pipe as well
   let files = 0
   let superseded = false
   try {
