@@ -2,22 +2,21 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseChunkIndex } from '../protocol/chunks/chunk-index.ts'
 import { FlotillaError, messageOf } from '../protocol/errors.ts'
-import type { DeviceRecord, DeviceState } from '../protocol/gossip/device-record.ts'
 import { parseCertificate } from '../protocol/membership/certificate.ts'
 import { ExchangeDriver } from '../protocol/network/exchange-driver.ts'
 import { FleetNode } from '../protocol/network/fleet-node.ts'
 import { type Identity, identityFromSeed } from '../protocol/network/identity.ts'
-import { parseRelease, type Release, releaseBytes } from '../protocol/release/description.ts'
+import { parseRelease, type Release } from '../protocol/release/description.ts'
 import { listReleases } from '../protocol/release/find-release.ts'
-import { parseJson, shape } from '../protocol/shape.ts'
-import { freshness, timeFloorMs } from '../protocol/trust/time-floor.ts'
+import { timeFloorMs } from '../protocol/trust/time-floor.ts'
 import { DEVICE_RULES } from '../protocol/trust/trusted-set.ts'
 import type { AgentConfig } from './config.ts'
+import { agentRoutes, type AgentView, buildRecord } from './control/agent-view.ts'
 import type { EventLog } from './control/event-log.ts'
-import { type LocalApi, serveLocalApi } from './control/local-api.ts'
+import { HoldList } from './control/hold-list.ts'
+import { serveLocalApi } from './control/local-api.ts'
 import { OwnRecord } from './control/own-record.ts'
-import { type Hold, judgeGate, MAX_HOLD_SECONDS, readHoldFile } from './control/reboot-gate.ts'
-import { fleetRows } from '../protocol/gossip/fleet-rows.ts'
+import { judgeGate } from './control/reboot-gate.ts'
 import { FleetSync } from './fleet-sync.ts'
 import { probeEngine } from './health/engine-probe.ts'
 import { type Baseline, judgeBaseline } from './health/judge-health.ts'
@@ -32,6 +31,7 @@ import { BlobStore } from './store/blob-store.ts'
 import { Carrier } from './store/carrier.ts'
 import { FileCompletion } from './store/file-completion.ts'
 import { NodeDisk } from './store/node-disk.ts'
+import { loadPeers, savePeers } from './store/peer-file.ts'
 import { ReleaseFetcher } from './store/release-fetcher.ts'
 import { TrustKeeper } from './store/trust-keeper.ts'
 import { TrustStore } from './store/trust-store.ts'
@@ -53,8 +53,8 @@ export class Agent {
   readonly #persist: NodeDisk
   readonly #slot: string
   readonly #stop = new AbortController()
+  readonly #holds: HoldList
   readonly #counters = { fetchedBytes: 0, servedBytes: 0 }
-  #holds: Hold[] = []
   #ended: (end: AgentEnd) => void = () => {}
 
   constructor(config: AgentConfig, slot: string, log: EventLog) {
@@ -63,6 +63,7 @@ export class Agent {
     this.#log = log
     this.#boot = new NodeDisk(config.boot)
     this.#persist = new NodeDisk(config.persist)
+    this.#holds = new HoldList(config.holdFile)
   }
 
   stop(): void {
@@ -145,7 +146,7 @@ export class Agent {
       trusted: () => trust.set,
       gate: async () =>
         judgeGate(
-          await this.#currentHolds(),
+          await this.#holds.current(),
           performance.now(),
           this.#config.maintenance,
           new Date(),
@@ -171,12 +172,23 @@ export class Agent {
     // Members first: a question that comes before its asker is known would be lost.
     for (const member of node.members()) this.#members.joined(member)
     await driver.start()
-    const own = await OwnRecord.open(
-      this.#persist,
-      () => this.#record(identity, certificate, updater, carrier, trust),
-      certificateBytes,
-      identity.sign,
-    )
+    const view: AgentView = {
+      identity,
+      certificate,
+      config: this.#config,
+      slot: this.#slot,
+      boot: this.#boot,
+      control,
+      node,
+      updater,
+      carrier,
+      trust,
+      book: sync.book,
+      log: this.#log,
+      holds: this.#holds,
+      counters: this.#counters,
+    }
+    const own = await OwnRecord.open(this.#persist, () => buildRecord(view), certificateBytes, identity.sign)
     consider = async () => {
       const set = trust.set
       await updater.consider()
@@ -187,10 +199,7 @@ export class Agent {
       if (updater.state.phase === 'idle' || updater.state.phase === 'written')
         await carrier.follow(certificate.capabilities.includes('courier') ? others : [], this.#stop.signal)
     }
-    const api = await serveLocalApi(
-      this.#config.socket,
-      this.#routes({ node, updater, carrier, sync, trust, identity, certificate, driver }),
-    )
+    const api = await serveLocalApi(this.#config.socket, agentRoutes(view))
     await updater.start()
     this.#log.add('info', 'started', { device: identity.id, slot: this.#slot, port: node.port(4) })
     const tick = setInterval(() => {
@@ -213,7 +222,7 @@ export class Agent {
     sync.stop()
     driver.stop()
     api.close()
-    await this.#savePeers(node)
+    await savePeers(this.#persist, node.known())
     await updater.stop()
     await node.stop()
     await this.#boot.close()
@@ -247,7 +256,7 @@ export class Agent {
       interfaces: this.#config.interfaces,
       discovery: this.#config.discovery,
       staticPeers: this.#config.peers,
-      remembered: await this.#loadPeers(),
+      remembered: await loadPeers(this.#persist),
       events: {
         member: (member) => {
           this.#log.add('info', 'peer-joined', { peer: member.id, name: member.certificate.name })
@@ -299,12 +308,6 @@ export class Agent {
     }
   }
 
-  async #currentHolds(): Promise<readonly Hold[]> {
-    const file = await readHoldFile(this.#config.holdFile, Date.now(), performance.now())
-    this.#holds = this.#holds.filter((hold) => hold.untilMs > performance.now())
-    return file === undefined ? this.#holds : [file, ...this.#holds]
-  }
-
   async #baseline(node: FleetNode): Promise<Baseline> {
     const engine = await probeEngine(this.#config.engineSocket)
     return { peers: node.members().map((member) => member.id), ...engine }
@@ -324,173 +327,6 @@ export class Agent {
     })
     return [...builtIn, ...scripts]
   }
-
-  #record(
-    identity: Identity,
-    certificate: { name: string; board: string },
-    updater: Updater,
-    carrier: Carrier,
-    trust: TrustKeeper,
-  ): Omit<DeviceRecord, 'seq'> {
-    const running = updater.running
-    const target = updater.state.target
-    const failed = updater.state.failed.at(-1)
-    const progress = this.#progress(updater)
-    return {
-      device: identity.id,
-      name: certificate.name,
-      board: certificate.board,
-      channel: this.#config.channel,
-      state: stateOf(updater),
-      running:
-        running === undefined
-          ? undefined
-          : { id: running.id, version: running.description.version, seq: running.description.seq },
-      // Tens of percent: a record for every chunk would be a storm.
-      next:
-        target === undefined
-          ? undefined
-          : { id: target.id, version: target.version, percent: Math.floor(progress / 10) * 10 },
-      holds: [...(running === undefined ? [] : [running.id]), ...carrier.whole()].slice(0, 32),
-      failed,
-      trust: trust.versions,
-      holdReason: updater.waitingFor.slice(0, 200),
-      labels: this.#config.labels,
-    }
-  }
-
-  #progress(updater: Updater): number {
-    return updater.state.phase === 'fetching' ? updater.percent() : updater.state.target === undefined ? 0 : 100
-  }
-
-  #routes(parts: {
-    node: FleetNode
-    updater: Updater
-    carrier: Carrier
-    sync: FleetSync
-    trust: TrustKeeper
-    identity: Identity
-    certificate: { name: string; board: string; fleet: string }
-    driver: ExchangeDriver
-  }): LocalApi {
-    const { node, updater, carrier, sync, trust, identity, certificate } = parts
-    const describe = (release: Release, extra: Readonly<Record<string, unknown>>) => ({
-      id: release.id,
-      board: release.description.board,
-      version: release.description.version,
-      seq: release.description.seq,
-      bytes: releaseBytes(release.description),
-      ...extra,
-    })
-    return {
-      'GET /status': async () => ({
-        device: identity.id,
-        name: certificate.name,
-        fleet: certificate.fleet,
-        board: certificate.board,
-        channel: this.#config.channel,
-        pid: process.pid,
-        slot: this.#slot,
-        goodSlot: await new DirectoryBoot(this.#boot, this.#slot).good(),
-        state: stateOf(updater),
-        running: updater.running === undefined ? null : describe(updater.running, {}),
-        next: updater.state.target === undefined ? null : { ...updater.state.target, percent: this.#progress(updater) },
-        waitingFor: updater.waitingFor,
-        failed: updater.state.failed,
-        floor: updater.state.floor,
-        trust: {
-          ...trust.versions,
-          floor: new Date(timeFloorMs(trust.set)).toISOString(),
-          ...freshness(trust.set, Date.now()),
-        },
-        peers: node.members().length,
-        ...this.#counters,
-        memoryBytes: process.memoryUsage.rss(),
-        uptimeSeconds: Math.round(process.uptime()),
-      }),
-      'GET /peers': () =>
-        node.members().map((member) => ({
-          id: member.id,
-          name: member.certificate.name,
-          board: member.certificate.board,
-          address: member.address,
-        })),
-      'GET /events': () => this.#log.since(0),
-      'GET /fleet': () => fleetRows(sync.book.all(performance.now())),
-      'GET /releases': async () => [
-        ...(await readSlots(this.#boot)).flatMap(({ slot, release, proven }) =>
-          release === undefined
-            ? []
-            : [
-                describe(parseRelease(release), {
-                  where: `slot ${slot}`,
-                  proven,
-                  running: slot === this.#slot,
-                  percent: 100,
-                }),
-              ],
-        ),
-        ...carrier
-          .list()
-          .map(({ release, whole, percent }) =>
-            describe(release, { where: 'carried', proven: false, running: false, percent: whole ? 100 : percent }),
-          ),
-      ],
-      'POST /hold': (body) => {
-        const json = shape.object(body, 'hold')
-        const reason = shape.string(json['reason'], 'hold: reason', 200)
-        const seconds = shape.integer(json['seconds'], 'hold: seconds', 1, MAX_HOLD_SECONDS)
-        this.#holds = [
-          ...this.#holds.filter((hold) => hold.reason !== reason),
-          { reason, untilMs: performance.now() + seconds * 1_000 },
-        ].slice(-32)
-        this.#log.add('info', 'hold', { reason, seconds })
-        return { reason, seconds }
-      },
-      'POST /release-hold': (body) => {
-        const reason = body === undefined ? undefined : shape.object(body, 'release')['reason']
-        this.#holds = this.#holds.filter((hold) => reason !== undefined && hold.reason !== reason)
-        return { holds: this.#holds.length }
-      },
-      'POST /rollback': async (body) => ({
-        to: await updater.rollback(shape.string(shape.object(body, 'rollback')['reason'], 'rollback: reason', 200)),
-      }),
-    }
-  }
-
-  async #loadPeers() {
-    try {
-      const json = parseJson(await readFile(join(this.#config.persist, 'peers.json')), 'peers.json', 262_144)
-      return shape.array(json, 'peers.json', 1_024).map((item) => {
-        const peer = shape.object(item, 'peers.json[]')
-        return {
-          id: shape.string(peer['id'], 'id', 128),
-          addresses: shape
-            .array(peer['addresses'], 'addresses', 8)
-            .map((address) => shape.string(address, 'address', 128)),
-        }
-      })
-    } catch {
-      return [] // first start, or a file that was being written: peers are found again
-    }
-  }
-
-  async #savePeers(node: FleetNode): Promise<void> {
-    const bytes = Buffer.from(JSON.stringify(node.known().slice(0, 256)))
-    try {
-      await this.#persist.remove('peers.json')
-      await this.#persist.allocate('peers.json', bytes.length)
-      await this.#persist.write('peers.json', 0, bytes)
-    } catch (error) {
-      this.#log.add('warn', 'peers-not-saved', { error: messageOf(error) })
-    }
-  }
-}
-
-function stateOf(updater: Updater): DeviceState {
-  const { phase, outcome } = updater.state
-  if (phase !== 'idle') return phase
-  return outcome === 'fell-back' ? 'fell-back' : 'proven'
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {

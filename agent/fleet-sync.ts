@@ -59,8 +59,11 @@ export class FleetSync {
 
   memberJoined(member: Member): void {
     if (this.#isAhead(member.trust)) void this.#pull(member.id)
-    // One side asks; the answer goes both ways.
-    if (this.#node !== undefined && this.#node.id < member.id) void this.#syncRecords(member.id)
+    // One side asks; the answer goes both ways. Once more when gossip must have found its way: what was published in
+    // between reached nobody.
+    if (this.#node === undefined || this.#node.id > member.id) return
+    void this.#syncRecords(member.id)
+    setTimeout(() => void this.#syncRecords(member.id), 3_000).unref()
   }
 
   /** Publishes this device's own record. */
@@ -119,7 +122,7 @@ export class FleetSync {
 
   async #syncRecords(peer: string): Promise<void> {
     const node = this.#node
-    if (node === undefined) return
+    if (node === undefined || !node.isMember(peer)) return
     try {
       await askRecords(await node.open(peer, RECORD_SYNC_PROTOCOL), this.#side(node))
     } catch (error) {

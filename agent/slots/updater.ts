@@ -90,8 +90,9 @@ export class Updater {
     return this.#waitingFor
   }
 
-  /** How much of the release being fetched is here, 0 … 100. */
+  /** How much of the release being fetched is here, 0 … 100; 100 when it waits or is on trial. */
   percent(): number {
+    if (this.#state.phase !== 'fetching') return this.#state.target === undefined ? 0 : 100
     const files = this.#writing.flatMap(({ index, path }) =>
       this.#deps.store.files(index).filter((file) => file.path === path),
     )

@@ -1,7 +1,7 @@
 import { isIPv4, isIPv6 } from 'node:net'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { Announcer } from '../../protocol/network/discovery/announcer.ts'
-import { toMultiaddr } from '../../protocol/network/fleet-node.ts'
+import { toMultiaddr } from '../../protocol/network/build-libp2p.ts'
 
 const DEFAULT_PORT = 4848
 

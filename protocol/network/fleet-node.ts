@@ -1,20 +1,16 @@
-import { noise } from '@chainsafe/libp2p-noise'
-import { gossipsub, type GossipSub, TopicValidatorResult } from '@libp2p/gossipsub'
-import { identify, type Identify } from '@libp2p/identify'
+import { TopicValidatorResult } from '@libp2p/gossipsub'
 import type { Connection, PeerId, Stream } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
-import { ping, type Ping } from '@libp2p/ping'
-import { tcp } from '@libp2p/tcp'
-import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
-import { createLibp2p, type Libp2p } from 'libp2p'
+import type { Libp2p } from 'libp2p'
 import { FlotillaError, isFlotillaError, messageOf } from '../errors.ts'
 import { admit, type Certificate, parseCertificate, type SignedCertificate } from '../membership/certificate.ts'
 import type { FleetPolicy } from '../membership/fleet-policy.ts'
+import { buildLibp2p, type Services, toMultiaddr } from './build-libp2p.ts'
 import { Dialer, type KnownPeer } from './dialer.ts'
 import { Announcer } from './discovery/announcer.ts'
 import { FrameStream } from './frame-stream.ts'
-import { gateHandler, type MemberGate, withGatedRegistrar } from './gated-registrar.ts'
+import { gateHandler, type MemberGate } from './gated-registrar.ts'
 import { encodeHello, type Hello, MAX_HELLO_BYTES, parseHello, type TrustVersions } from './hello.ts'
 import type { Identity } from './identity.ts'
 
@@ -54,7 +50,6 @@ export type FleetNodeOptions = {
   readonly events: FleetNodeEvents
 }
 
-type Services = { identify: Identify; ping: Ping; pubsub: GossipSub }
 const HELLO = '/flotilla/hello/1'
 const HELLO_TIMEOUT_MS = 5_000
 const BAN_MS = 600_000
@@ -120,7 +115,12 @@ export class FleetNode {
       waitForMember: (peer) => started.node?.waitForMember(peer) ?? Promise.resolve(false),
       onMember: (listener) => listeners.push(listener),
     }
-    started.node = new FleetNode(options, await buildLibp2p(options, gate, () => started.node), listeners)
+    const refuses = (peer: string) => started.node?.isBanned(peer) === true || options.policy().revoked.includes(peer)
+    started.node = new FleetNode(
+      options,
+      await buildLibp2p({ ...options, topics: Object.values(TOPICS), refuses }, gate),
+      listeners,
+    )
     await started.node.#start()
     return started.node
   }
@@ -453,73 +453,4 @@ export class FleetNode {
     this.#dialer.lost(id)
     this.#options.events.memberGone(id)
   }
-}
-
-/** An address and port as a multiaddr; link-local IPv6 keeps its zone. */
-export function toMultiaddr(address: string, port: number): string {
-  const [host, zone] = address.split('%')
-  if (address.includes(':')) return `${zone === undefined ? '' : `/ip6zone/${zone}`}/ip6/${host}/tcp/${port}`
-  return `/ip4/${address}/tcp/${port}`
-}
-
-async function buildLibp2p(
-  options: FleetNodeOptions,
-  gate: MemberGate,
-  self: () => FleetNode | undefined,
-): Promise<Libp2p<Services>> {
-  const hosts = options.listenHosts.length > 0 ? options.listenHosts : ['0.0.0.0', '::']
-  const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 10_000 }
-  const refuses = (peer: PeerId) =>
-    self()?.isBanned(peer.toString()) === true || options.policy().revoked.includes(peer.toString())
-  return createLibp2p<Services>({
-    privateKey: options.identity.privateKey,
-    start: false,
-    addresses: { listen: hosts.map((host) => toMultiaddr(host, options.port)) },
-    // A device without IPv6 still runs on IPv4; that something is bound is checked after the start.
-    transportManager: { faultTolerance: 1 },
-    transports: [tcp({ dialOpts: socketOptions, listenOpts: socketOptions, backlog: 64 })],
-    connectionEncrypters: [noise()],
-    streamMuxers: [
-      yamux({
-        streamOptions: {
-          initialStreamWindowSize: 262_144,
-          maxStreamWindowSize: 262_144,
-          maxReadBufferLength: 4 * 2 ** 20,
-          maxWriteBufferLength: 8 * 2 ** 20,
-        },
-      }),
-    ],
-    connectionManager: {
-      maxConnections: 128,
-      maxIncomingPendingConnections: 64,
-      inboundConnectionThreshold: 64,
-      dialTimeout: 8_000,
-      addressDialTimeout: 4_000,
-      reconnectRetries: 0,
-    },
-    connectionMonitor: { enabled: true, pingInterval: 5_000, abortConnectionOnPingFailure: true },
-    connectionGater: {
-      denyDialMultiaddr: () => false, // loopback and private addresses are what a fleet is made of
-      denyInboundEncryptedConnection: refuses,
-      denyOutboundEncryptedConnection: refuses,
-    },
-    services: {
-      identify: identify(),
-      ping: ping(),
-      pubsub: (components) =>
-        gossipsub({
-          allowPublishToZeroTopicPeers: true,
-          globalSignaturePolicy: 'StrictSign',
-          maxInboundDataLength: 65_536,
-          maxOutboundBufferSize: 2 ** 20,
-          allowedTopics: Object.values(TOPICS),
-          D: 6,
-          Dlo: 4,
-          Dhi: 12,
-          heartbeatInterval: 1_000,
-          // Several devices behind one address (tests, NAT) would be thrown out of the mesh (facts/libp2p.md 3).
-          scoreParams: { IPColocationFactorWeight: 0 },
-        })(withGatedRegistrar(components, gate)),
-    },
-  })
 }

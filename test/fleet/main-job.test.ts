@@ -52,8 +52,7 @@ describe('a fleet of five devices', () => {
       const fetched = await fetchedSinceRelease(name, '2')
       expect(fetched, `${name} fetched ${fetched} of ${changed} changed bytes`).toBeLessThan(changed * 1.2)
     }
-    const seen = await fleet.fleetSeenFrom('b1')
-    expect(seen.filter((row) => row.board === 'pi-4' && row.version === '2' && row.state === 'proven')).toHaveLength(3)
+    for (const name of OURS) await fleet.untilHeard('b1', name, (row) => row.version === '2' && row.state === 'proven')
   })
 
   /** Bytes fetched for a release: counted by the agent over its restarts, told in the event that ends the fetching. */
@@ -111,8 +110,8 @@ describe('a fleet of five devices', () => {
       expect(status.running?.version).toBe('4')
       expect(status.failed.map((failed) => failed.version)).toEqual(['5-bad'])
     }
-    const rows = (await fleet.fleetSeenFrom('b2')).filter((row) => row.board === 'pi-4')
-    for (const row of rows) {
+    for (const name of OURS) {
+      const row = await fleet.untilHeard('b2', name, (heard) => heard.state === 'fell-back')
       expect(row.reason).toContain('required.d/10-arm')
       expect(row.log).toContain('the arm does not answer on /dev/ttyUSB0')
     }
@@ -143,7 +142,7 @@ describe('a fleet of five devices', () => {
       (status) => status.state === 'written' && status.waitingFor !== '',
     )
     expect(waiting.waitingFor).toBe('carrying a load')
-    expect((await fleet.fleetSeenFrom('b1')).find((row) => row.name === 'a1')?.reason).toBe('carrying a load')
+    await fleet.untilHeard('b1', 'a1', (row) => row.reason === 'carrying a load')
     await fleet.ask('a1', '/release-hold', 'POST')
     await fleet.untilRunning('a1', '7')
   })
@@ -156,7 +155,7 @@ describe('a fleet of five devices', () => {
       (found) => found.running?.version === '6' && found.state === 'fell-back',
     )
     expect(status.failed.at(-1)).toMatchObject({ version: '7', reason: 'gripper drifts' })
-    await fleet.until('b1', 'hearing of it', () => true)
+    await fleet.untilHeard('b1', 'a1', (row) => row.reason === '7: gripper drifts')
     expect((await fleet.status('a1')).next).toBeNull()
   })
 })

@@ -252,6 +252,23 @@ export class SimulatedFleet {
     )
   }
 
+  /** Waits until one device has heard of another what `check` wants. */
+  async untilHeard(
+    from: string,
+    about: string,
+    check: (row: FleetRow) => boolean,
+    timeoutMs = 60_000,
+  ): Promise<FleetRow> {
+    const deadline = performance.now() + timeoutMs
+    let last: FleetRow | undefined
+    while (performance.now() < deadline) {
+      last = (await this.fleetSeenFrom(from).catch(() => [])).find((row) => row.name === about)
+      if (last !== undefined && check(last)) return last
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+    throw new Error(`${from} has not heard that of ${about} within ${timeoutMs / 1000} s; last ${JSON.stringify(last)}`)
+  }
+
   logTail(name: string): string {
     const file = join(this.directory, `${name}.log`)
     return existsSync(file) ? readFileSync(file, 'utf8').split('\n').slice(-40).join('\n') : ''
