@@ -6,8 +6,9 @@ import { EXIT_CODES, FlotillaError, messageOf } from '../errors.ts'
  * one line and no stack; with `--json` the failure is an object on stdout.
  */
 export async function runCommandLine(program: Command, argv: readonly string[]): Promise<void> {
-  program.exitOverride().showSuggestionAfterError()
-  for (const command of allCommands(program)) command.exitOverride().configureHelp({ sortSubcommands: false })
+  // An option belongs to the command it stands behind: `fleet` and `fleet init` both know --repo.
+  program.exitOverride().enablePositionalOptions().showSuggestionAfterError()
+  for (const command of allCommands(program)) command.exitOverride().enablePositionalOptions()
   try {
     await program.parseAsync([...argv])
   } catch (error) {
