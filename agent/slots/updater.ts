@@ -297,6 +297,7 @@ export class Updater {
 
   #startJob(id: string): void {
     this.#job?.abort.abort(new Error('superseded'))
+    this.#writing = [] // what was written for an earlier release says nothing about this one
     const abort = new AbortController()
     this.#job = { id, abort }
     void this.#work(id, AbortSignal.any([abort.signal, this.#stop.signal]))

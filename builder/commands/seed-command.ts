@@ -108,7 +108,7 @@ export function judgeSpread(rows: readonly FleetRow[], release: Release, first: 
     firstRow !== undefined &&
     (firstRow.releaseId === release.id ||
       firstRow.holds.includes(release.id) ||
-      (firstRow.next === release.description.version && firstRow.percent === 100))
+      (firstRow.next === release.description.version && ['written', 'armed', 'trial'].includes(firstRow.state)))
   return {
     first: firstRow?.percent ?? 0,
     firstHolds,
