@@ -63,7 +63,7 @@ export class Updater {
   #waitingFor = ''
   #ticking = false
   #armAfterMs = 0
-  #writing: readonly { readonly index: string; readonly path: string }[] = []
+  #writing: readonly { readonly index: string; readonly path: string; readonly lengthBytes: number }[] = []
   running: Release | undefined
 
   private constructor(deps: UpdaterDeps, state: UpdateState, before: Baseline) {
@@ -93,12 +93,14 @@ export class Updater {
   /** How much of the release being fetched is here, 0 … 100; 100 when it waits or is on trial. */
   percent(): number {
     if (this.#state.phase !== 'fetching') return this.#state.target === undefined ? 0 : 100
-    const files = this.#writing.flatMap(({ index, path }) =>
-      this.#deps.store.files(index).filter((file) => file.path === path),
-    )
-    const chunks = files.reduce((sum, file) => sum + file.index.count, 0)
-    const have = files.reduce((sum, file) => sum + file.have.count, 0)
-    return chunks === 0 ? 0 : Math.floor((have * 100) / chunks)
+    let total = 0
+    let here = 0
+    for (const { index, path, lengthBytes } of this.#writing) {
+      const file = this.#deps.store.files(index).find((held) => held.path === path)
+      total += lengthBytes
+      if (file !== undefined) here += lengthBytes * (file.have.count / Math.max(1, file.have.size))
+    }
+    return total === 0 ? 0 : Math.floor((here * 100) / total)
   }
 
   /** Tells the machine which slot booted; call once, when everything else is up. */
@@ -329,6 +331,7 @@ export class Updater {
     this.#writing = release.description.artifacts.map((artifact) => ({
       index: artifact.index.sha256,
       path: placeOf(release.id, artifact).path,
+      lengthBytes: artifact.lengthBytes,
     }))
     const deps = {
       ...this.#deps,
