@@ -143,6 +143,11 @@ export class ArtifactStore implements ChunkStore {
     await this.#persist.remove(open.hintPath)
   }
 
+  /** The inner side of a file that this store gave out, undefined once it was dropped. */
+  #openOf(file: HeldFile): Open | undefined {
+    return this.#files.get(file.index.id)?.find((other) => other === file)
+  }
+
   files(artifact: string): readonly HeldFile[] {
     return this.#files.get(artifact) ?? []
   }
@@ -192,7 +197,7 @@ export class ArtifactStore implements ChunkStore {
 
   /** Flushes the data, then the bits. What `have` says after it survives a power cut. */
   async flush(file: HeldFile): Promise<void> {
-    const open = (this.#files.get(file.index.id) ?? []).find((other) => other === file)
+    const open = this.#openOf(file)
     if (open === undefined || !open.writable) return
     while (open.flushing !== undefined) await open.flushing
     if (open.dirtyBytes === 0) return
@@ -225,7 +230,7 @@ export class ArtifactStore implements ChunkStore {
    * @returns the chunks that were found
    */
   async fillFromDevice(file: HeldFile): Promise<readonly StoredChunk[]> {
-    const open = (this.#files.get(file.index.id) ?? []).find((other) => other === file)
+    const open = this.#openOf(file)
     if (open === undefined || !open.writable || open.have.complete) return []
     const missing = new Map<string, number[]>()
     for (let at = 0; at < open.index.count; at += 1) {
@@ -283,7 +288,7 @@ export class ArtifactStore implements ChunkStore {
 
   async #markRotten(file: HeldFile, chunk: number): Promise<void> {
     if (!file.have.remove(chunk) || !file.writable) return
-    const open = (this.#files.get(file.index.id) ?? []).find((other) => other === file)
+    const open = this.#openOf(file)
     if (open !== undefined) {
       for (const path of [open.bitsPath, open.hintPath]) {
         await this.#persist.write(path, 0, open.have.bytes.slice())

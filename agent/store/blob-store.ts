@@ -27,10 +27,4 @@ export class BlobStore {
     await writeNewFile(this.#disk, `${DIRECTORY}/${sha256}`, bytes)
     return sha256
   }
-
-  /** Removes every blob that is not in `keep`. */
-  async prune(keep: ReadonlySet<string>): Promise<void> {
-    for (const name of await this.#disk.list(DIRECTORY))
-      if (!keep.has(name)) await this.#disk.remove(`${DIRECTORY}/${name}`)
-  }
 }

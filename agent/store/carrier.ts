@@ -55,14 +55,6 @@ export class Carrier {
     })
   }
 
-  /** The files and blobs that must stay. */
-  keptBlobs(): readonly string[] {
-    return [...this.#carried].flatMap(([id, { release }]) => [
-      id,
-      ...release.description.artifacts.map((artifact) => artifact.index.sha256),
-    ])
-  }
-
   /** Brings what is carried in line with the current releases of other boards and channels. */
   async follow(pointers: readonly SignedPointer[], signal: AbortSignal): Promise<void> {
     const wanted = new Set(pointers.map((pointer) => pointer.sha256))
