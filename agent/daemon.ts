@@ -23,6 +23,7 @@ import { type Baseline, judgeBaseline } from './health/judge-health.ts'
 import { type CheckResult, runCheckDirectory } from './health/run-checks.ts'
 import { DirectoryBoot } from './slots/bootloaders/directory.ts'
 import { placeOf } from '../protocol/boot/slot-layout.ts'
+import { RolloutGate } from './slots/rollout-gate.ts'
 import { UpdateJournal } from './slots/update-journal.ts'
 import { Updater } from './slots/updater.ts'
 import { type ChunkSource, readSlots } from './slots/write-release.ts'
@@ -152,6 +153,11 @@ export class Agent {
           new Date(),
           timeFloorMs(trust.set),
         ),
+      rollout: await RolloutGate.open(
+        sync.book,
+        { id: identity.id, board: device.board, channel: device.channel, labels: this.#config.labels },
+        this.#persist,
+      ),
       baseline: () => this.#baseline(node),
       check: (before) => this.#check(before, node),
       onReboot: (why) => {
@@ -193,7 +199,8 @@ export class Agent {
       const set = trust.set
       await updater.consider()
       const others = listReleases(set, DEVICE_RULES).filter(
-        (pointer) => pointer.board !== device.board || pointer.channel !== device.channel,
+        (pointer) =>
+          pointer.halted === undefined && !(pointer.board === device.board && pointer.channel === device.channel),
       )
       // Couriers serve others only when they themselves are done.
       if (updater.state.phase === 'idle' || updater.state.phase === 'written')

@@ -47,7 +47,7 @@ export function buildRecord({
   trust,
 }: AgentView): Omit<DeviceRecord, 'seq'> {
   const { running } = updater
-  const { target, failed } = updater.state
+  const { target, failed, halted } = updater.state
   // Tens of percent: a record for every chunk would be a storm.
   const percent = Math.floor(updater.percent() / 10) * 10
   return {
@@ -56,10 +56,18 @@ export function buildRecord({
     board: certificate.board,
     channel: config.channel,
     state: stateOf(updater),
-    running: running && { id: running.id, version: running.description.version, seq: running.description.seq },
+    running: running && {
+      id: running.id,
+      version: running.description.version,
+      era: running.description.era,
+      seq: running.description.seq,
+      soaked: updater.soaked(),
+    },
     next: target && { id: target.id, version: target.version, percent },
     holds: [...(running === undefined ? [] : [running.id]), ...carrier.whole()].slice(0, 32),
     failed: failed.at(-1),
+    wishes: updater.wishes,
+    halted: halted.at(-1),
     trust: trust.versions,
     holdReason: updater.waitingFor.slice(0, 200),
     labels: config.labels,
@@ -103,7 +111,7 @@ export function agentRoutes(view: AgentView): LocalApi {
 
 async function describeStatus(view: AgentView) {
   const { updater, trust, certificate, slot } = view
-  const { target, failed, floor } = updater.state
+  const { target, failed, halted, floor } = updater.state
   return {
     device: view.identity.id,
     name: certificate.name,
@@ -118,6 +126,7 @@ async function describeStatus(view: AgentView) {
     next: target === undefined ? null : { ...target, percent: updater.percent() },
     waitingFor: updater.waitingFor,
     failed,
+    halted,
     floor,
     trust: {
       ...trust.versions,

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { type Artifact, encodeRelease } from '../../protocol/release/description.ts'
+import { sampleDescription } from '../../protocol/release/sample-description.ts'
 import { BOOT_RESERVE_BYTES, planSlotWrite } from './plan-slot-write.ts'
 
 const artifact = (name: string, kind: Artifact['kind'], lengthBytes: number): Artifact => ({
@@ -9,24 +10,15 @@ const artifact = (name: string, kind: Artifact['kind'], lengthBytes: number): Ar
   sha256: 'a'.repeat(64),
   index: { lengthBytes: 60, sha256: 'b'.repeat(64) },
 })
-const { id, description } = encodeRelease({
-  schema: 1,
-  board: 'pi-4',
-  channel: 'stable',
-  version: '2',
-  era: 1,
-  seq: 2,
-  minSeq: 0,
-  hardware: ['pi-4'],
-  issued: '2026-11-24T00:00:00Z',
-  artifacts: [
-    artifact('Image', 'kernel', 1_000),
-    artifact('overlays/deep/x.dtbo', 'dtb', 10),
-    artifact('containers/nav.tar', 'container-image', 5_000),
-  ],
-  health: { deadlineSeconds: 60, tries: 3 },
-  notes: '',
-})
+const { id, description } = encodeRelease(
+  sampleDescription({
+    artifacts: [
+      artifact('Image', 'kernel', 1_000),
+      artifact('overlays/deep/x.dtbo', 'dtb', 10),
+      artifact('containers/nav.tar', 'container-image', 5_000),
+    ],
+  }),
+)
 
 describe('the plan that fills a slot', () => {
   it('makes the slot unbootable first and matches everything last', () => {

@@ -45,6 +45,14 @@ function parseEntry(bytes: Uint8Array): UpdateJournalEntry {
         const text = (key: string) => shape.string(failed[key], `failed.${key}`, 4_096)
         return { id: text('id'), version: text('version'), reason: text('reason'), log: text('log') }
       }),
+      halted: shape.array(state['halted'] ?? [], 'state.halted', 64).map((item) => {
+        const halted = shape.object(item, 'state.halted[]')
+        return {
+          id: shape.hex32(halted['id'], 'halted.id'),
+          reason: shape.string(halted['reason'], 'halted.reason', 4_096),
+        }
+      }),
+      dataVersion: shape.integer(state['dataVersion'] ?? 0, 'state.dataVersion', 0),
       floor: { era: shape.integer(floor['era'], 'floor.era', 0), seq: shape.integer(floor['seq'], 'floor.seq', 0) },
       transitions: shape.integer(state['transitions'], 'state.transitions', 0),
       rollbackTo:

@@ -38,8 +38,8 @@ describe('an update', () => {
   it('goes from candidate to proven, arming only after everything was written', () => {
     const { state, effects } = run([
       ...toTrial,
-      { type: 'healthy', floor: { era: 1, seq: 1 } },
-      { type: 'confirmed', floor: { era: 1, seq: 1 } },
+      { type: 'healthy', proven: { floor: { era: 1, seq: 1 }, dataVersion: 0 } },
+      { type: 'confirmed', proven: { floor: { era: 1, seq: 1 }, dataVersion: 0 } },
     ])
     expect(effects.filter((effect) => effect !== 'tell')).toEqual([
       'fetch',
@@ -50,6 +50,25 @@ describe('an update', () => {
       'then',
     ])
     expect(state).toMatchObject({ phase: 'idle', outcome: 'proven', floor: { era: 1, seq: 1 } })
+  })
+
+  it('is disarmed by a halt in every phase before it is proven, and does not come back when the halt is lifted', () => {
+    for (let steps = 1; steps <= toTrial.length; steps += 1) {
+      const { state, effects } = run([...toTrial.slice(0, steps), { type: 'halt', id: ID, reason: 'drifts' }])
+      expect(state, `after ${steps} steps`).toMatchObject({ phase: 'idle', target: undefined })
+      expect(effects).toContain('mark-bad')
+      const again = run([{ type: 'candidate', release }], state)
+      expect(again.effects).not.toContain('fetch')
+      expect(run([{ type: 'candidate', release: { ...release, id: OTHER, seq: 3 } }], state).effects).toContain('fetch')
+    }
+  })
+
+  it('heeds a halt that comes before the release', () => {
+    const { effects } = run([
+      { type: 'halt', id: ID, reason: 'drifts' },
+      { type: 'candidate', release },
+    ])
+    expect(effects).not.toContain('fetch')
   })
 
   it('waits with a newer release while one is on trial', () => {

@@ -3,6 +3,8 @@ import { compareSequence, type Sequence } from '../../protocol/release/judge-ins
 
 /** A release as the machine knows it. */
 export type Candidate = Sequence & { readonly id: string; readonly version: string; readonly tries: number }
+/** A release that must not be booted here any more, whoever offers it. */
+export type HaltedRelease = { readonly id: string; readonly reason: string }
 export type FailedRelease = {
   readonly id: string
   readonly version: string
@@ -16,8 +18,12 @@ export type UpdateState = {
   readonly target: Candidate | undefined
   /** Releases that failed on this device: never tried again. Newest last. */
   readonly failed: readonly FailedRelease[]
+  /** Releases that were halted, by their signers or by their failures: never tried again. Newest last. */
+  readonly halted: readonly HaltedRelease[]
   /** Lowest sequence that may still be installed. */
   readonly floor: Sequence
+  /** The newest data format that a proven release here has written. */
+  readonly dataVersion: number
   /** Phases entered since the last proven release: a loop of any kind ends here. */
   readonly transitions: number
   /** How the last update ended here. */
@@ -25,6 +31,9 @@ export type UpdateState = {
   /** The slot that a person sent the device back to, until it has booted. */
   readonly rollbackTo: string | undefined
 }
+
+/** What changes for good once a release is proven. */
+export type ProvenFacts = { readonly floor: Sequence; readonly dataVersion: number }
 
 export type UpdateInput =
   /** The newest release that is for this device. */
@@ -44,11 +53,13 @@ export type UpdateInput =
       readonly remaining: number | undefined
       readonly counted: boolean
     }
-  | { readonly type: 'healthy'; readonly floor: Sequence }
+  | { readonly type: 'healthy'; readonly proven: ProvenFacts }
   /** The boot record says that the target is good. */
-  | { readonly type: 'confirmed'; readonly floor: Sequence }
+  | { readonly type: 'confirmed'; readonly proven: ProvenFacts }
   | { readonly type: 'unhealthy'; readonly reason: string; readonly log: string }
   | { readonly type: 'abandon'; readonly reason: string }
+  /** The signers, or too many failures on other devices, stop a release. */
+  | { readonly type: 'halt'; readonly id: string; readonly reason: string }
   /** A person sends the device back from the release that runs. */
   | {
       readonly type: 'rollback'
@@ -72,7 +83,9 @@ export const IDLE: UpdateState = {
   phase: 'idle',
   target: undefined,
   failed: [],
+  halted: [],
   floor: { era: 0, seq: 0 },
+  dataVersion: 0,
   transitions: 0,
   outcome: 'none',
   rollbackTo: undefined,
@@ -110,13 +123,13 @@ export function stepUpdate(
         state,
         effects: [
           { type: 'mark-good', slot: shortId(state.target.id) },
-          { type: 'then', input: { type: 'confirmed', floor: input.floor } },
+          { type: 'then', input: { type: 'confirmed', proven: input.proven } },
         ],
       }
     case 'confirmed':
       if (state.phase !== 'trial' || state.target === undefined) return same(state)
       return {
-        state: { ...state, phase: 'idle', target: undefined, floor: input.floor, transitions: 0, outcome: 'proven' },
+        state: { ...state, ...input.proven, phase: 'idle', target: undefined, transitions: 0, outcome: 'proven' },
         effects: [tell('proven', state.target.id, '')],
       }
     case 'unhealthy':
@@ -131,6 +144,8 @@ export function stepUpdate(
           tell('abandoned', state.target.id, input.reason),
         ],
       }
+    case 'halt':
+      return halt(state, input.id, input.reason)
     case 'rollback': {
       const { running, to, reason } = input
       const failed = addFailed({ ...state, phase: 'idle', target: undefined }, { ...running, reason, log: '' })
@@ -172,9 +187,27 @@ function addFailed(state: UpdateState, failed: FailedRelease): UpdateState {
   }
 }
 
+/**
+ * Whatever is staged of a halted release is disarmed, a trial of it ends. What is proven stays: going back from that is
+ * a rollback of its own. The memory of it outlives a restart, so that lifting a halt does not bring the release back.
+ */
+function halt(before: UpdateState, id: string, reason: string): Step {
+  if (before.halted.some((halted) => halted.id === id)) return same(before)
+  const state = { ...before, halted: [...before.halted, { id, reason }].slice(-MAX_FAILED) }
+  if (state.target?.id !== id) return { state, effects: [tell('halted', id, reason)] }
+  if (state.phase === 'trial') {
+    const failed = fail(state, state.target, `halted: ${reason}`, '', true)
+    return { state: failed.state, effects: [tell('halted', id, reason), ...failed.effects] }
+  }
+  return {
+    state: { ...state, phase: 'idle', target: undefined },
+    effects: [{ type: 'mark-bad', slot: shortId(id) }, tell('halted', id, reason)],
+  }
+}
+
 function candidate(state: UpdateState, release: Candidate): Step {
-  if (state.failed.some((failed) => failed.id === release.id) || compareSequence(release, state.floor) < 0)
-    return same(state)
+  const stopped = [...state.failed, ...state.halted].some((other) => other.id === release.id)
+  if (stopped || compareSequence(release, state.floor) < 0) return same(state)
   // One at a time: what is armed or on trial is judged first.
   if (state.phase === 'armed' || state.phase === 'trial') return same(state)
   if (state.target !== undefined && compareSequence(release, state.target) <= 0) return same(state)

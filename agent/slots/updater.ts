@@ -1,8 +1,8 @@
 import type { ChunkIndex } from '../../protocol/chunks/chunk-index.ts'
 import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
-import { parseRelease, type Release, shortId } from '../../protocol/release/description.ts'
-import { findRelease } from '../../protocol/release/find-release.ts'
-import { compareSequence, type DeviceFacts, judgeInstall, raiseFloor } from '../../protocol/release/judge-install.ts'
+import { MAX_DESCRIPTION_BYTES, parseRelease, type Release, shortId } from '../../protocol/release/description.ts'
+import { findReleases, type ReleasePointer, type SignedPointer } from '../../protocol/release/find-release.ts'
+import { type DeviceFacts, judgeInstall, raiseFloor } from '../../protocol/release/judge-install.ts'
 import { DEVICE_RULES, type TrustedSet } from '../../protocol/trust/trusted-set.ts'
 import type { EventLog } from '../control/event-log.ts'
 import type { GateVerdict } from '../control/reboot-gate.ts'
@@ -14,6 +14,8 @@ import type { ReleaseFetcher } from '../store/release-fetcher.ts'
 import type { BootControl } from './bootloaders/boot-control.ts'
 import { placeOf, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
 import { chooseGarbage, type FoundSlot } from './choose-garbage.ts'
+import { chooseRollback } from './choose-rollback.ts'
+import type { RolloutGate } from './rollout-gate.ts'
 import { stepUpdate, type UpdateEffect, type UpdateInput, type UpdateState } from './update-machine.ts'
 import type { UpdateJournal } from './update-journal.ts'
 import { type ChunkSource, readSlots, writeRelease } from './write-release.ts'
@@ -35,6 +37,7 @@ export type UpdaterDeps = {
   }
   readonly trusted: () => TrustedSet
   readonly gate: () => Promise<GateVerdict>
+  readonly rollout: RolloutGate
   readonly baseline: () => Promise<Baseline>
   /** Runs all checks once; on trial only. */
   readonly check: (before: Baseline) => Promise<readonly CheckResult[]>
@@ -63,6 +66,9 @@ export class Updater {
   #waitingFor = ''
   #ticking = false
   #armAfterMs = 0
+  #provenSinceMs = Infinity
+  /** Why the running release was recalled, while the device still runs it. */
+  #recalled: string | undefined
   #writing: readonly { readonly index: string; readonly path: string; readonly lengthBytes: number }[] = []
   running: Release | undefined
 
@@ -90,6 +96,17 @@ export class Updater {
     return this.#waitingFor
   }
 
+  /** The release this device would reboot for if its cell let it. */
+  get wishes(): string | undefined {
+    return this.#deps.rollout.wishes
+  }
+
+  /** Whether the running release has been proven for as long as it asks for itself, since the agent started. */
+  soaked(): boolean {
+    const soakMs = (this.running?.description.rollout.soakSeconds ?? Infinity) * 1_000
+    return performance.now() - this.#provenSinceMs >= soakMs
+  }
+
   /** How much of the release being fetched is here, 0 … 100; 100 when it waits or is on trial. */
   percent(): number {
     if (this.#state.phase !== 'fetching') return this.#state.target === undefined ? 0 : 100
@@ -114,6 +131,7 @@ export class Updater {
       remaining: target === undefined ? undefined : await control.remaining(shortId(target.id)),
       counted: await control.counterMoves(),
     })
+    if (this.#state.phase !== 'trial') this.#provenSinceMs = performance.now()
     if (this.#state.phase === 'idle') await this.#collectGarbage()
   }
 
@@ -128,11 +146,11 @@ export class Updater {
    * metadata is missing (between a new root and the set that goes with it) nobody can say.
    */
   #stillSigned(): 'yes' | 'no' | 'unknown' {
-    const set = this.#deps.trusted()
-    if (!set.roles.has('targets')) return 'unknown'
+    if (!this.#deps.trusted().roles.has('targets')) return 'unknown'
     try {
-      const pointer = findRelease(set, this.#deps.device.board, this.#deps.device.channel, DEVICE_RULES)
-      return pointer?.sha256 === this.#state.target?.id ? 'yes' : 'no'
+      return this.#pointers().some(({ sha256, halted }) => sha256 === this.#state.target?.id && halted === undefined)
+        ? 'yes'
+        : 'no'
     } catch {
       return 'yes' // expired between staging and reboot: a finished stage is not thrown away (facts/ota-systems.md D 22)
     }
@@ -144,32 +162,34 @@ export class Updater {
     if (target !== undefined && (phase === 'fetching' || phase === 'written') && this.#stillSigned() === 'no') {
       await this.#input({ type: 'abandon', reason: 'no longer signed for this device' })
     }
-    const set = this.#deps.trusted()
-    const pointer = findRelease(set, this.#deps.device.board, this.#deps.device.channel, DEVICE_RULES)
-    if (pointer === undefined || pointer.sha256 === this.#state.target?.id || pointer.sha256 === this.running?.id)
-      return
-    const release = await this.#deps.fetcher.description(pointer)
-    if (release === undefined) return
-    const era = set.roles.get('targets')?.data.era ?? 0
-    if (release.description.era !== era) {
-      this.#deps.log.add('warn', 'refused', {
-        release: release.id,
-        reason: `era ${release.description.era}, signed era is ${era}`,
-      })
-      return
+    const pointers = this.#pointers()
+    for (const { sha256, halted } of pointers)
+      if (halted !== undefined) await this.#input({ type: 'halt', id: sha256, reason: halted.reason })
+    this.#recalled = pointers.find(
+      ({ sha256, halted }) => halted?.recall === true && sha256 === this.running?.id,
+    )?.halted?.reason
+    // The newest first; where it asks for a stepping stone, that one comes first.
+    for (const pointer of pointers) {
+      if (pointer.sha256 === this.running?.id) return
+      const release = await this.#deps.fetcher.description(pointer)
+      if (release === undefined) return
+      const failures = this.#deps.rollout.failures(release, performance.now())
+      if (failures !== undefined) await this.#input({ type: 'halt', id: release.id, reason: failures })
+      if (release.id === this.#state.target?.id) return
+      if (this.#mayInstall(release)) return void (await this.#input(toCandidate(release)))
     }
-    const verdict = judgeInstall(release.id, release.description, this.#facts())
-    if (!verdict.install) return
-    await this.#input({
-      type: 'candidate',
-      release: {
-        id: release.id,
-        version: release.description.version,
-        era,
-        seq: release.description.seq,
-        tries: release.description.health.tries,
-      },
-    })
+  }
+
+  #pointers(): readonly ReleasePointer[] {
+    return findReleases(this.#deps.trusted(), this.#deps.device.board, this.#deps.device.channel, DEVICE_RULES)
+  }
+
+  #mayInstall(release: Release): boolean {
+    const era = this.#deps.trusted().roles.get('targets')?.data.era ?? 0
+    if (release.description.era === era) return judgeInstall(release.id, release.description, this.#facts()).install
+    const reason = `era ${release.description.era}, signed era is ${era}`
+    this.#deps.log.add('warn', 'refused', { release: release.id, reason })
+    return false
   }
 
   #facts(): DeviceFacts {
@@ -180,7 +200,8 @@ export class Updater {
       // A running release that cannot be read refuses everything below the floor, and nothing is below nothing.
       running: running === undefined ? this.#state.floor : { era: running.era, seq: running.seq },
       runningId: this.running?.id ?? '',
-      bad: this.#state.failed.map((failed) => failed.id),
+      bad: [...this.#state.failed, ...this.#state.halted].map(({ id }) => id),
+      dataVersion: this.#state.dataVersion,
     }
   }
 
@@ -196,15 +217,40 @@ export class Updater {
   }
 
   async #tryReboot(): Promise<void> {
-    if (this.#state.phase !== 'written' || performance.now() < this.#armAfterMs) return
-    const gate = await this.#deps.gate()
+    if (this.#state.phase === 'idle' && this.#recalled !== undefined) return this.#goBack(this.#recalled)
+    if (this.#state.phase !== 'written' || performance.now() < this.#armAfterMs) return this.#deps.rollout.withdraw()
+    const gate = await this.#judgeGates()
     this.#waitingFor = gate.open ? '' : gate.reason
     if (!gate.open || this.#stillSigned() !== 'yes') return
     const before = await this.#deps.baseline()
     // The probe may have taken seconds; a robot that began to work meanwhile must not be rebooted.
-    if (!(await this.#deps.gate()).open) return
+    if (!(await this.#judgeGates()).open) return
     this.#before = before
     await this.#input({ type: 'may-reboot' })
+  }
+
+  /** The robot first, then the fleet. */
+  async #judgeGates(): Promise<GateVerdict> {
+    const { rollout, fetcher, gate } = this.#deps
+    const id = this.#state.target?.id ?? ''
+    await rollout.wait(id, performance.now())
+    const robot = await gate()
+    const release = robot.open ? await fetcher.description(pointerTo(id)) : undefined
+    if (release === undefined) rollout.withdraw()
+    if (!robot.open) return robot
+    if (release === undefined) return { open: false, reason: 'the description of the release is missing' }
+    const openWaves = this.#pointers().find(({ sha256 }) => sha256 === id)?.openWaves ?? 0
+    return rollout.judge(release, openWaves, performance.now())
+  }
+
+  async #goBack(reason: string): Promise<void> {
+    const gate = await this.#deps.gate()
+    try {
+      if (gate.open) await this.rollback(`recalled: ${reason}`)
+      this.#waitingFor = gate.open ? '' : gate.reason
+    } catch (error) {
+      this.#waitingFor = `recalled (${reason}), but ${messageOf(error)}`
+    }
   }
 
   /** Sends the device back to the newest other proven release. @throws FlotillaError NOT_FOUND, ON_TRIAL */
@@ -212,12 +258,11 @@ export class Updater {
     if (this.#state.phase === 'armed')
       throw new FlotillaError('ON_TRIAL', 'roll back: a release is armed; wait for its trial')
     const current = this.#deps.control.current()
-    const other = (await this.#sequencedSlots())
-      .filter(({ slot, proven }) => proven && slot !== current)
-      .sort((a, b) => compareSequence(b.sequence, a.sequence))[0]
-    if (other === undefined || this.running === undefined) {
-      throw new FlotillaError('NOT_FOUND', 'roll back: no other proven release is on this device')
-    }
+    const { floor, dataVersion } = this.#state
+    const other = chooseRollback(await this.#sequencedSlots(), current, floor, dataVersion)
+    if ('reason' in other) throw new FlotillaError('NOT_FOUND', `roll back: ${other.reason}`)
+    if (this.running === undefined)
+      throw new FlotillaError('NOT_FOUND', 'roll back: the release that runs cannot be read')
     await this.#input({
       type: 'rollback',
       running: { id: this.running.id, version: this.running.description.version },
@@ -264,6 +309,7 @@ export class Updater {
         break
       case 'then':
         await this.#step(effect.input)
+        if (effect.input.type === 'confirmed') this.#provenSinceMs = performance.now()
         await this.#collectGarbage()
         break
       case 'mark-bad':
@@ -308,7 +354,7 @@ export class Updater {
   async #work(id: string, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       try {
-        const release = await this.#deps.fetcher.description({ role: '', path: '', sha256: id, lengthBytes: 65_536 })
+        const release = await this.#deps.fetcher.description(pointerTo(id))
         const indexes = release === undefined ? undefined : await this.#deps.fetcher.indexes(release)
         if (release !== undefined && indexes !== undefined) {
           await this.#write(release, indexes, signal)
@@ -366,7 +412,11 @@ export class Updater {
       if (verdict.verdict === 'healthy' && description !== undefined) {
         for (const warning of verdict.warnings) this.#deps.log.add('warn', 'check-failed', { check: warning })
         // A disk that is full just now must not leave a good release without its verdict.
-        if (await this.#input({ type: 'healthy', floor: raiseFloor(this.#state.floor, description) })) return
+        const proven = {
+          floor: raiseFloor(this.#state.floor, description),
+          dataVersion: Math.max(this.#state.dataVersion, description.data.writes),
+        }
+        if (await this.#input({ type: 'healthy', proven })) return
       }
       if (verdict.verdict === 'unhealthy') {
         await this.#input({ type: 'unhealthy', reason: verdict.reason, log: verdict.log })
@@ -408,4 +458,13 @@ export class Updater {
       this.#deps.log.add('info', 'slot-removed', { slot })
     }
   }
+}
+
+/** A release whose description was already matched with signed metadata. */
+function pointerTo(id: string): SignedPointer {
+  return { role: '', path: '', sha256: id, lengthBytes: MAX_DESCRIPTION_BYTES }
+}
+
+function toCandidate({ id, description: { version, era, seq, health } }: Release): UpdateInput {
+  return { type: 'candidate', release: { id, version, era, seq, tries: health.tries } }
 }

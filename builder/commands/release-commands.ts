@@ -1,24 +1,25 @@
 import { Command } from 'commander'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { type Release, releaseBytes, shortId } from '../../protocol/release/description.ts'
+import type { RolloutPlan } from '../../protocol/rollout/rollout-plan.ts'
 import { formatBytes, printRows } from '../../protocol/terminal/print.ts'
 import { exportArchive, importArchive } from '../release/archive.ts'
-import { prepareRelease } from '../release/create-release.ts'
 import { diffReleases } from '../release/diff-releases.ts'
-import { listKeys, openKey } from '../release/key-file.ts'
+import { openKey } from '../release/key-file.ts'
 import { Repository } from '../release/repository.ts'
 import {
   mergeStaged,
   publishStaged,
   readStaged,
   signStaged,
-  stage,
   stagingDirectory,
   summarizeStaged,
 } from '../release/staging.ts'
 import { verifyRelease } from '../release/verify-release.ts'
+import { createCommand } from './create-command.ts'
 import { repoOption } from './fleet-commands.ts'
 import { askPassphrase, confirm } from './passphrase.ts'
+import { haltCommand, openCommand } from './rollout-commands.ts'
 
 /** `flotilla release`: make, sign, publish, look at and carry releases. */
 export function releaseCommand(): Command {
@@ -26,6 +27,8 @@ export function releaseCommand(): Command {
   for (const command of [
     createCommand('create'),
     createCommand('prepare'),
+    haltCommand(),
+    openCommand(),
     signCommand(),
     mergeCommand(),
     publishCommand(),
@@ -38,104 +41,6 @@ export function releaseCommand(): Command {
   ])
     release.addCommand(command)
   return release
-}
-
-type CreateOptions = {
-  repo: string
-  board: string
-  channel: string
-  images: string
-  as: string
-  hardware: string[]
-  minSeq?: string
-  deadline: string
-  tries: string
-  notes: string
-  json?: boolean
-}
-
-function createCommand(name: 'create' | 'prepare'): Command {
-  return new Command(name)
-    .description(
-      name === 'create'
-        ? 'index, describe, sign and publish what a build left in a directory'
-        : 'the same up to the signatures: stage for `release sign`',
-    )
-    .addOption(repoOption())
-    .requiredOption('--board <board>', 'the board, such as pi-4')
-    .option('--channel <channel>', 'stable needs two signatures, others one', 'stable')
-    .requiredOption(
-      '--images <dir>',
-      'kernel, rootfs.squashfs, modules.squashfs, device trees, boot files; containers/*.tar and skiff-core.yaml if there are any',
-    )
-    .requiredOption('--as <version>', 'the version people will read')
-    .option('--hardware <ids...>', 'hardware ids it may run on (default: the board)', [])
-    .option('--min-seq <n>', 'releases below this sequence are refused for good once it is proven')
-    .option('--deadline <seconds>', 'time a trial boot has to become healthy', '300')
-    .option('--tries <n>', 'trial boots before the device falls back', '3')
-    .option('--notes <text>', 'release notes', '')
-    .option('--json', 'machine-readable output')
-    .addHelpText(
-      'after',
-      '\nExample:\n  flotilla release create --board pi-4 --channel stable --images workspaces/pi4/images --as 2026.11.2',
-    )
-    .action(async (options: CreateOptions) => {
-      const repository = Repository.open(options.repo)
-      const { release } = prepare(repository, options)
-      const staging = stagingDirectory(repository)
-      for (const line of summarizeStaged(repository, readStaged(staging))) process.stderr.write(`${line}\n`)
-      if (name === 'create') {
-        const passphrase = await askPassphrase('the keys')
-        signStaged(
-          repository,
-          staging,
-          ['ci', 'manager', 'fleet'].flatMap((purpose) => [
-            ...repository.openKeys(purpose as 'ci' | 'manager' | 'fleet', passphrase),
-          ]),
-        )
-        publishStaged(repository, staging, {
-          publishers: repository.openKeys('publisher', passphrase),
-          nowMs: Date.now(),
-          minRoot: undefined,
-        })
-      }
-      if (options.json === true)
-        process.stdout.write(
-          `${JSON.stringify({ id: release.id, seq: release.description.seq, bytes: releaseBytes(release.description), published: name === 'create' })}\n`,
-        )
-      else
-        process.stdout.write(
-          `${name === 'create' ? 'published' : 'staged'} ${release.description.board}@${release.description.version} seq ${release.description.seq}, ${formatBytes(releaseBytes(release.description))}: ${shortId(release.id)}\n`,
-        )
-    })
-}
-
-function prepare(repository: Repository, options: CreateOptions) {
-  const number = (text: string, what: string) => {
-    const value = Number(text)
-    if (!Number.isSafeInteger(value) || value < 0)
-      throw new FlotillaError('USAGE', `release: ${what} ${JSON.stringify(text)} is not a whole number`)
-    return value
-  }
-  const keys = listKeys(repository.keysDirectory())
-  const prepared = prepareRelease(
-    repository,
-    { ci: keys.filter((key) => key.purpose === 'ci'), manager: keys.filter((key) => key.purpose === 'manager') },
-    {
-      board: options.board,
-      channel: options.channel,
-      version: options.as,
-      images: options.images,
-      hardware: options.hardware,
-      minSeq: options.minSeq === undefined ? undefined : number(options.minSeq, '--min-seq'),
-      health: { deadlineSeconds: number(options.deadline, '--deadline'), tries: number(options.tries, '--tries') },
-      notes: options.notes,
-      nowMs: Date.now(),
-      onProgress: () => {},
-    },
-  )
-  stage(stagingDirectory(repository), prepared.roles)
-  return prepared
 }
 
 function signCommand(): Command {
@@ -249,6 +154,13 @@ function describeRelease({ id, description }: Release): string {
     ],
     ['issued', description.issued],
     ['health', `${description.health.tries} tries, ${description.health.deadlineSeconds} s each`],
+    ['rollout', describePlan(description.rollout)],
+    ...(description.from.seq === 0
+      ? []
+      : [['from', `only from seq ${description.from.seq} (era ${description.from.era})`]]),
+    ...(description.data.writes === 0
+      ? []
+      : [['data', `containers write format ${description.data.writes}, read from ${description.data.reads}`]]),
     ...(description.notes === '' ? [] : [['notes', description.notes]]),
   ]
   const artifacts = description.artifacts.map(
@@ -256,6 +168,16 @@ function describeRelease({ id, description }: Release): string {
       `  ${artifact.kind.padEnd(15)} ${formatBytes(artifact.lengthBytes).padStart(9)}  ${artifact.sha256.slice(0, 16)}  ${artifact.name}`,
   )
   return `${head.map(([key, value]) => `${String(key).padEnd(8)} ${value}`).join('\n')}\n${artifacts.join('\n')}\n`
+}
+
+function describePlan(plan: RolloutPlan): string {
+  const canaries = Object.entries(plan.canaries).map(([key, value]) => `${key}=${value}`)
+  const waves = [...(canaries.length === 0 ? [] : [canaries.join(' ')]), ...plan.shares.map((share) => `${share} %`)]
+  const halt =
+    plan.maxFailed === 0 ? '' : `; halts by itself at ${plan.maxFailed} failures and ${plan.maxFailedPercent} %`
+  const cell = plan.rebootsPerCell === 0 ? '' : `; ${plan.rebootsPerCell} per cell at once`
+  if (waves.length === 1) return `everyone at once${halt}${cell}`
+  return `${waves.join(', then ')}; next when ${plan.healthyPercent} % ran it for ${plan.soakSeconds} s, or after ${plan.patienceSeconds} s of hearing nothing${halt}${cell}`
 }
 
 function verifyCommand(): Command {

@@ -1,22 +1,10 @@
 import { describe, expect, it } from 'vitest'
 import type { FleetRow } from '../../protocol/gossip/fleet-rows.ts'
 import { encodeRelease } from '../../protocol/release/description.ts'
+import { sampleDescription } from '../../protocol/release/sample-description.ts'
 import { judgeSpread } from './seed-command.ts'
 
-const release = encodeRelease({
-  schema: 1,
-  board: 'pi-4',
-  channel: 'stable',
-  version: '2',
-  era: 1,
-  seq: 2,
-  minSeq: 0,
-  hardware: ['pi-4'],
-  issued: '2026-11-24T00:00:00Z',
-  artifacts: [],
-  health: { deadlineSeconds: 60, tries: 3 },
-  notes: '',
-})
+const release = encodeRelease(sampleDescription())
 const row = (name: string, more: Partial<FleetRow>): FleetRow => ({
   device: name,
   name,
@@ -27,6 +15,7 @@ const row = (name: string, more: Partial<FleetRow>): FleetRow => ({
   next: '',
   percent: 0,
   holds: [],
+  haltedId: '',
   reason: '',
   log: '',
   ageSeconds: 0,

@@ -78,10 +78,12 @@ async function watch(session: OperatorSession, release: Release, first: string, 
       last = line
     } else view.draw(liveLines(rows, release, first, session.servedBytes, state))
     if (state.firstHolds && options.until === 'first') return
-    if (state.settled && state.fellBack.length > 0) {
+    if (state.settled && state.fellBack.length + state.halted.length > 0) {
+      const list = (what: string, found: readonly FleetRow[]) =>
+        found.length === 0 ? [] : [`${what} ${found.map((row) => `${row.name} (${row.reason})`).join('; ')}`]
       throw new FlotillaError(
         'FELL_BACK',
-        `seed ${release.description.version}: fell back on ${state.fellBack.map((row) => `${row.name} (${row.reason})`).join('; ')}`,
+        `seed ${release.description.version}: ${[...list('fell back on', state.fellBack), ...list('halted on', state.halted)].join('; ')}`,
       )
     }
     if (state.settled) {
@@ -103,6 +105,7 @@ export function judgeSpread(rows: readonly FleetRow[], release: Release, first: 
   const fellBack = ours.filter(
     (row) => row.state === 'fell-back' && row.reason.startsWith(`${release.description.version}:`),
   )
+  const halted = ours.filter((row) => row.haltedId === release.id && !proven.includes(row) && !fellBack.includes(row))
   const firstRow = rows.find((row) => row.name === first)
   const firstHolds =
     firstRow !== undefined &&
@@ -115,7 +118,8 @@ export function judgeSpread(rows: readonly FleetRow[], release: Release, first: 
     proven: proven.length,
     of: ours.length,
     fellBack,
-    settled: ours.length > 0 && proven.length + fellBack.length === ours.length,
+    halted,
+    settled: ours.length > 0 && proven.length + fellBack.length + halted.length === ours.length,
   }
 }
 

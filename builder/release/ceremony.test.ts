@@ -2,6 +2,7 @@ import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } f
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { NO_ROLLOUT } from '../../protocol/rollout/rollout-plan.ts'
 import { findRelease } from '../../protocol/release/find-release.ts'
 import { judgeBundle } from '../../protocol/trust/metadata-bundle.ts'
 import { DEVICE_RULES, trustRoot } from '../../protocol/trust/trusted-set.ts'
@@ -85,6 +86,9 @@ describe('a signing ceremony', () => {
       hardware: [],
       minSeq: undefined,
       health: { deadlineSeconds: 60, tries: 3 },
+      rollout: NO_ROLLOUT,
+      from: undefined,
+      data: undefined,
       notes: 'two\nlines',
       nowMs: NOW,
       onProgress: () => {},
@@ -117,6 +121,9 @@ describe('a signing ceremony', () => {
       hardware: [],
       minSeq: undefined,
       health: { deadlineSeconds: 60, tries: 3 },
+      rollout: NO_ROLLOUT,
+      from: undefined,
+      data: undefined,
       notes: '',
       nowMs: NOW,
       onProgress: () => {},

@@ -92,19 +92,52 @@ export function composeTargets(
   }
 }
 
+/** A file as a role signs it. `custom` is what Flotilla orders about it, see protocol/spec/rollout.md. */
+export type SignedFile = {
+  readonly lengthBytes: number
+  readonly sha256: string
+  readonly custom: Readonly<Record<string, unknown>> | undefined
+}
+
+/** A file with nothing ordered about it. */
+export function signedFile(bytes: Uint8Array): SignedFile {
+  return { lengthBytes: bytes.length, sha256: sha256(bytes), custom: undefined }
+}
+
+/** The files that published role metadata signs, by path. */
+export function signedFilesOf(metadata: MetadataJson | undefined): Map<string, SignedFile> {
+  const targets = (metadata?.signed['targets'] ?? {}) as Record<
+    string,
+    { length: number; hashes: { sha256: string }; custom?: Record<string, unknown> }
+  >
+  return new Map(
+    Object.entries(targets).map(([path, { length, hashes, custom }]) => [
+      path,
+      { lengthBytes: length, sha256: hashes.sha256, custom },
+    ]),
+  )
+}
+
 /** A delegated role with its signed files. */
 export function composeRole(
   name: string,
   version: number,
   nowMs: number,
-  files: ReadonlyMap<string, Uint8Array>,
+  files: ReadonlyMap<string, SignedFile>,
 ): MetadataJson {
   const days = name.startsWith('fleet.')
     ? LIFETIME_DAYS.fleet
     : name.endsWith('.stable')
       ? LIFETIME_DAYS.stable
       : LIFETIME_DAYS.other
-  const targets = [...files].map(([path, bytes]) => [path, { length: bytes.length, hashes: { sha256: sha256(bytes) } }])
+  const targets = [...files].map(([path, file]) => [
+    path,
+    {
+      length: file.lengthBytes,
+      hashes: { sha256: file.sha256 },
+      ...(file.custom === undefined ? {} : { custom: file.custom }),
+    },
+  ])
   return {
     signed: { ...common('targets', version, nowMs, days), targets: Object.fromEntries(targets) },
     signatures: [],

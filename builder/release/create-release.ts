@@ -1,10 +1,26 @@
 import { constants, copyFileSync, existsSync, renameSync } from 'node:fs'
 import { FlotillaError } from '../../protocol/errors.ts'
-import { type Artifact, encodeRelease, type HealthRules, type Release } from '../../protocol/release/description.ts'
-import { releasePath } from '../../protocol/release/find-release.ts'
+import {
+  type Artifact,
+  encodeRelease,
+  type HealthRules,
+  type Release,
+  type ReleaseDescription,
+} from '../../protocol/release/description.ts'
+import { releasePath, stonePath } from '../../protocol/release/find-release.ts'
+import type { RolloutPlan } from '../../protocol/rollout/rollout-plan.ts'
 import { NAME_PATTERN } from '../../protocol/shape.ts'
 import { collectImages } from './collect-images.ts'
-import { composeRole, composeTargets, type Delegation, isoSeconds, type MetadataJson } from './compose-metadata.ts'
+import {
+  composeRole,
+  composeTargets,
+  type Delegation,
+  isoSeconds,
+  type MetadataJson,
+  type SignedFile,
+  signedFile,
+  signedFilesOf,
+} from './compose-metadata.ts'
 import type { FleetKeys } from './fleet-keys.ts'
 import { indexArtifact } from './index-artifact.ts'
 import { releaseDelegation } from './init-fleet.ts'
@@ -18,6 +34,11 @@ export type CreateReleaseOptions = {
   readonly hardware: readonly string[]
   readonly minSeq: number | undefined
   readonly health: HealthRules
+  readonly rollout: RolloutPlan
+  /** Release that must be booted first (a stepping stone); `none` drops those of before; undefined keeps them. */
+  readonly from: Release | 'none' | undefined
+  /** Data format of the containers; undefined keeps that of the release before. */
+  readonly data: ReleaseDescription['data'] | undefined
   readonly notes: string
   readonly nowMs: number
   readonly onProgress: (name: string, doneBytes: number) => void
@@ -88,17 +109,20 @@ export function prepareRelease(
     issued: isoSeconds(options.nowMs),
     artifacts,
     health: options.health,
+    rollout: options.rollout,
+    from: fromOf(options.from, before),
+    data: options.data ?? before?.data ?? { writes: 0, reads: 0 },
     notes: options.notes,
   })
   repository.writeBlob(release.bytes)
-  return { release, roles: composeRoles(repository, keys, release, options.nowMs) }
+  return { release, roles: composeRoles(repository, keys, release, options) }
 }
 
 function composeRoles(
   repository: Repository,
   keys: Pick<FleetKeys, 'ci' | 'manager'>,
   release: Release,
-  nowMs: number,
+  { nowMs, from }: Pick<CreateReleaseOptions, 'nowMs' | 'from'>,
 ): ReadonlyMap<string, MetadataJson> {
   const { board, channel } = release.description
   const name = `${board}.${channel}`
@@ -116,8 +140,21 @@ function composeRoles(
     )
   }
   const version = (repository.currentRole(name)?.signed.version ?? 0) + 1
-  roles.set(name, composeRole(name, version, nowMs, new Map([[releasePath(board, channel), release.bytes]])))
+  const current = repository.currentRole(name)
+  // Stepping stones stay signed until somebody says `--from none`: a device may come back after years.
+  const files = from === 'none' ? new Map<string, SignedFile>() : signedFilesOf(current)
+  files.set(releasePath(board, channel), signedFile(release.bytes))
+  if (from !== undefined && from !== 'none') {
+    files.set(stonePath(board, channel, from.description.seq), signedFile(from.bytes))
+  }
+  roles.set(name, composeRole(name, version, nowMs, files))
   return roles
+}
+
+function fromOf(from: CreateReleaseOptions['from'], before: ReleaseDescription | undefined) {
+  if (from === 'none') return { era: 0, seq: 0 }
+  if (from === undefined) return before?.from ?? { era: 0, seq: 0 }
+  return { era: from.description.era, seq: from.description.seq }
 }
 
 /** The delegations of the published targets metadata, with public keys instead of ids. */

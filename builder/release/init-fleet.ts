@@ -1,6 +1,13 @@
 import { encodeFleetPolicy, type FleetPolicy } from '../../protocol/membership/fleet-policy.ts'
 import { policyPath } from '../../protocol/release/find-release.ts'
-import { composeRole, composeRoot, composeTargets, type Delegation, type MetadataJson } from './compose-metadata.ts'
+import {
+  composeRole,
+  composeRoot,
+  signedFile,
+  composeTargets,
+  type Delegation,
+  type MetadataJson,
+} from './compose-metadata.ts'
 import { type FleetKeys, thresholdOf } from './fleet-keys.ts'
 import type { KeyInfo } from './key-file.ts'
 import type { Repository } from './repository.ts'
@@ -21,7 +28,7 @@ export function composeFleet(
     ['targets', composeTargets(1, nowMs, 1, [fleetDelegation(repository.fleet, keys)])],
     [
       `fleet.${repository.fleet}`,
-      composeRole(`fleet.${repository.fleet}`, 1, nowMs, new Map([[policyPath(repository.fleet), bytes]])),
+      composeRole(`fleet.${repository.fleet}`, 1, nowMs, new Map([[policyPath(repository.fleet), signedFile(bytes)]])),
     ],
   ])
 }
@@ -62,5 +69,7 @@ export function composePolicy(
   repository.writeBlob(bytes)
   const name = `fleet.${repository.fleet}`
   const version = (repository.currentRole(name)?.signed.version ?? 0) + 1
-  return new Map([[name, composeRole(name, version, nowMs, new Map([[policyPath(repository.fleet), bytes]]))]])
+  return new Map([
+    [name, composeRole(name, version, nowMs, new Map([[policyPath(repository.fleet), signedFile(bytes)]]))],
+  ])
 }

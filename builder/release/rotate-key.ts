@@ -1,5 +1,12 @@
 import { FlotillaError } from '../../protocol/errors.ts'
-import { composeRole, composeRoot, composeTargets, type MetadataJson, type RoleSpec } from './compose-metadata.ts'
+import {
+  composeRole,
+  signedFilesOf,
+  composeRoot,
+  composeTargets,
+  type MetadataJson,
+  type RoleSpec,
+} from './compose-metadata.ts'
 import { currentDelegations } from './create-release.ts'
 import { composePolicy } from './init-fleet.ts'
 import type { KeyInfo } from './key-file.ts'
@@ -59,11 +66,8 @@ export function replaceKey(
 
 function composeAgain(repository: Repository, name: string, nowMs: number): MetadataJson {
   const current = repository.currentRole(name)
-  const files = Object.entries((current?.signed['targets'] ?? {}) as Record<string, { hashes: { sha256: string } }>)
-  const contents = new Map(
-    files.map(([path, { hashes }]) => [path, repository.readBlob(hashes.sha256) ?? new Uint8Array()]),
-  )
-  return composeRole(name, (current?.signed.version ?? 0) + 1, nowMs, contents)
+  // With what was ordered about them: a halt must outlive the key that signed it.
+  return composeRole(name, (current?.signed.version ?? 0) + 1, nowMs, signedFilesOf(current))
 }
 
 /** The roles of the published root with public keys instead of ids. */

@@ -65,6 +65,15 @@ function describeRole(value: unknown): string {
 }
 
 function describeFile(value: unknown): string {
-  const file = value as { length: number; hashes: { sha256: string } }
-  return `${file.length} bytes, sha256 ${file.hashes.sha256.slice(0, 16)}…`
+  const file = value as {
+    length: number
+    hashes: { sha256: string }
+    custom?: { flotilla?: { halted?: { reason: string; recall: boolean }; openWaves?: number } }
+  }
+  const { halted, openWaves } = file.custom?.flotilla ?? {}
+  const orders = [
+    ...(halted === undefined ? [] : [`${halted.recall ? 'HALTED AND RECALLED' : 'HALTED'}: ${halted.reason}`]),
+    ...(openWaves === undefined ? [] : [`waves below ${openWaves} are open`]),
+  ]
+  return [`${file.length} bytes, sha256 ${file.hashes.sha256.slice(0, 16)}…`, ...orders].join(', ')
 }

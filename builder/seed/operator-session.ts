@@ -137,6 +137,11 @@ export class OperatorSession {
     throw new FlotillaError('UNREACHABLE', failures.join('; '))
   }
 
+  /** The version of timestamp metadata that a device last said it holds. */
+  trustOf(device: string): number | undefined {
+    return this.#book.get(device)?.record.trust.timestamp
+  }
+
   /** The fleet as last heard, without operators. */
   fleet(): readonly FleetRow[] {
     return fleetRows(this.#book.all(performance.now()))

@@ -18,7 +18,14 @@ export const DEVICE_STATES = [
 ] as const
 export type DeviceState = (typeof DEVICE_STATES)[number]
 
-export type RunningRelease = { readonly id: string; readonly version: string; readonly seq: number }
+export type RunningRelease = {
+  readonly id: string
+  readonly version: string
+  readonly era: number
+  readonly seq: number
+  /** Has run, proven, for as long as the release's plan asks for: counts as healthy for the next wave. */
+  readonly soaked: boolean
+}
 
 /** What a device says about itself. Facts, not requests; believed only about itself. */
 export type DeviceRecord = {
@@ -36,6 +43,10 @@ export type DeviceRecord = {
   readonly failed:
     | { readonly id: string; readonly version: string; readonly reason: string; readonly log: string }
     | undefined
+  /** The release this device would reboot for now, if its cell lets it. */
+  readonly wishes: string | undefined
+  /** The release that was halted here last, and by what. */
+  readonly halted: { readonly id: string; readonly reason: string } | undefined
   readonly trust: { readonly root: number; readonly timestamp: number }
   readonly holdReason: string
   readonly labels: Readonly<Record<string, string>>
@@ -112,7 +123,9 @@ function parseFields(signed: ReturnType<typeof shape.object>, device: string, wh
     running: optional('running', (value) => ({
       id: shape.hex32(value['id'], `${what}: running.id`),
       version: text(value['version'], 'running.version', 64),
+      era: shape.integer(value['era'], `${what}: running.era`, 0),
       seq: shape.integer(value['seq'], `${what}: running.seq`, 0),
+      soaked: shape.boolean(value['soaked'], `${what}: running.soaked`),
     })),
     next: optional('next', (value) => ({
       id: shape.hex32(value['id'], `${what}: next.id`),
@@ -125,6 +138,11 @@ function parseFields(signed: ReturnType<typeof shape.object>, device: string, wh
       version: text(value['version'], 'failed.version', 64),
       reason: text(value['reason'], 'failed.reason', 500),
       log: text(value['log'], 'failed.log', MAX_LOG),
+    })),
+    wishes: signed['wishes'] === undefined ? undefined : shape.hex32(signed['wishes'], `${what}: wishes`),
+    halted: optional('halted', (value) => ({
+      id: shape.hex32(value['id'], `${what}: halted.id`),
+      reason: text(value['reason'], 'halted.reason', 200),
     })),
     trust: {
       root: shape.integer(trust['root'], `${what}: trust.root`, 0),

@@ -1,3 +1,5 @@
+import { shortId } from '../release/description.ts'
+import type { DeviceRecord } from './device-record.ts'
 import type { HeardRecord } from './record-book.ts'
 
 /** One device as last heard: a row of `flotilla fleet`. */
@@ -11,6 +13,8 @@ export type FleetRow = {
   readonly next: string
   readonly percent: number
   readonly holds: readonly string[]
+  /** The release that was halted there last. */
+  readonly haltedId: string
   readonly reason: string
   readonly log: string
   readonly ageSeconds: number
@@ -29,9 +33,16 @@ export function fleetRows(records: readonly HeardRecord[]): readonly FleetRow[] 
       next: record.next?.version ?? '',
       percent: record.next?.percent ?? 0,
       holds: record.holds,
-      reason: record.state === 'fell-back' ? `${record.failed?.version}: ${record.failed?.reason}` : record.holdReason,
+      haltedId: record.halted?.id ?? '',
+      reason: reasonOf(record),
       log: record.failed?.log ?? '',
       ageSeconds: Math.round(ageMs / 1_000),
     }))
     .sort((a, b) => (a.name < b.name ? -1 : 1))
+}
+
+function reasonOf(record: DeviceRecord): string {
+  if (record.state === 'fell-back') return `${record.failed?.version}: ${record.failed?.reason}`
+  if (record.holdReason !== '' || record.halted === undefined) return record.holdReason
+  return `halted ${shortId(record.halted.id)}: ${record.halted.reason}`
 }

@@ -37,6 +37,8 @@ function record(who: ReturnType<typeof member>, seq: number, fields: Partial<Dev
     next: undefined,
     holds: [],
     failed: undefined,
+    wishes: undefined,
+    halted: undefined,
     trust: { root: 1, timestamp: 1 },
     holdReason: '',
     labels: {},

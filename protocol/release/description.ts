@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { FlotillaError } from '../errors.ts'
+import { parseRolloutPlan, type RolloutPlan } from '../rollout/rollout-plan.ts'
 import { NAME_PATTERN, parseJson, shape } from '../shape.ts'
 import { sortedJson } from '../trust/canonical-json.ts'
 
@@ -55,6 +56,12 @@ export type ReleaseDescription = {
   readonly issued: string
   readonly artifacts: readonly Artifact[]
   readonly health: HealthRules
+  /** In which order devices boot it. */
+  readonly rollout: RolloutPlan
+  /** Only devices that run at least this sequence may boot it: before that comes a stepping stone. */
+  readonly from: { readonly era: number; readonly seq: number }
+  /** Format of the containers' data: what they write, and the oldest that they read. */
+  readonly data: { readonly writes: number; readonly reads: number }
   readonly notes: string
 }
 
@@ -82,6 +89,9 @@ export function parseRelease(bytes: Uint8Array): Release {
   requireDistinctNames(artifacts.map((artifact) => artifact.name))
   const seq = shape.integer(json['seq'], `${what}: seq`, 1)
   const health = shape.object(json['health'], `${what}: health`)
+  const from = { era: 0, seq: 0, ...optionalObject(json['from'], `${what}: from`) }
+  const data = { writes: 0, reads: 0, ...optionalObject(json['data'], `${what}: data`) }
+  const writes = shape.integer(data.writes, `${what}: data.writes`, 0)
   return {
     id: releaseIdOf(bytes),
     bytes,
@@ -102,9 +112,19 @@ export function parseRelease(bytes: Uint8Array): Release {
         deadlineSeconds: shape.integer(health['deadlineSeconds'], `${what}: health.deadlineSeconds`, 1, 86_400),
         tries: shape.integer(health['tries'], `${what}: health.tries`, 1, 9),
       },
+      rollout: parseRolloutPlan(json['rollout'], `${what}: rollout`),
+      from: {
+        era: shape.integer(from.era, `${what}: from.era`, 0),
+        seq: shape.integer(from.seq, `${what}: from.seq`, 0),
+      },
+      data: { writes, reads: shape.integer(data.reads, `${what}: data.reads`, 0, writes) },
       notes: json['notes'] === undefined ? '' : shape.string(json['notes'], `${what}: notes`, 4096),
     },
   }
+}
+
+function optionalObject(value: unknown, path: string): object {
+  return value === undefined ? {} : shape.object(value, path)
 }
 
 /** The canonical bytes of a description and the id that follows from them. */

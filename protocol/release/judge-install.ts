@@ -17,15 +17,25 @@ export type DeviceFacts = {
   readonly floor: Sequence
   readonly running: Sequence
   readonly runningId: string
-  /** Releases that failed here, by id. */
+  /** Releases that failed here or were halted, by id. */
   readonly bad: readonly string[]
+  /** The newest data format that a proven release of this device has written. */
+  readonly dataVersion: number
 }
 
 export type InstallVerdict =
   | { readonly install: true }
   | {
       readonly install: false
-      readonly reason: 'OTHER_BOARD' | 'OTHER_CHANNEL' | 'OTHER_HARDWARE' | 'RUNNING' | 'ROLLBACK' | 'FAILED_BEFORE'
+      readonly reason:
+        | 'OTHER_BOARD'
+        | 'OTHER_CHANNEL'
+        | 'OTHER_HARDWARE'
+        | 'RUNNING'
+        | 'ROLLBACK'
+        | 'FAILED_BEFORE'
+        | 'NEEDS_STONE'
+        | 'DATA_TOO_NEW'
     }
 
 /**
@@ -43,7 +53,14 @@ export function judgeInstall(id: string, release: ReleaseDescription, device: De
   if (compareSequence(release, device.running) <= 0 || compareSequence(release, device.floor) < 0) {
     return refuse('ROLLBACK')
   }
+  if (compareSequence(device.running, release.from) < 0) return refuse('NEEDS_STONE')
+  if (!readsData(release, device.dataVersion)) return refuse('DATA_TOO_NEW')
   return { install: true }
+}
+
+/** Whether the containers of a release can read data that was written in this format. */
+export function readsData(release: ReleaseDescription, dataVersion: number): boolean {
+  return dataVersion >= release.data.reads && dataVersion <= release.data.writes
 }
 
 /** The floor after `proven` was confirmed: never lower than before. */

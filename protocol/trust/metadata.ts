@@ -57,6 +57,8 @@ export type TargetFile = {
   readonly length: number
   readonly sha256: string | undefined
   readonly sha512: string | undefined
+  /** TUF's `custom`: opaque to the trust code. */
+  readonly custom: JsonObject | undefined
 }
 export type DelegatedRole = {
   readonly name: string
@@ -244,6 +246,8 @@ function parseTargets(signed: JsonObject, what: string, policy: KeyPolicy, caps:
     targets.set(path, {
       length: shape.integer(target['length'], `${what}: targets.${path}.length`, 0),
       ...parseHashes(target, `${what}: targets.${path}`),
+      custom:
+        target['custom'] === undefined ? undefined : shape.object(target['custom'], `${what}: targets.${path}.custom`),
     })
   }
   const era = signed['x-era']

@@ -21,6 +21,7 @@ export type DeviceStatus = {
   readonly running: { readonly version: string; readonly id: string } | null
   readonly next: { readonly version: string; readonly percent: number } | null
   readonly failed: readonly { readonly version: string; readonly reason: string }[]
+  readonly halted: readonly { readonly id: string; readonly reason: string }[]
   readonly waitingFor: string
   readonly peers: number
   readonly fetchedBytes: number
@@ -216,8 +217,10 @@ export class SimulatedFleet {
     return (await this.ask(name, '/status')) as DeviceStatus
   }
 
-  async events(name: string): Promise<readonly { event: string; fields: Readonly<Record<string, unknown>> }[]> {
-    return (await this.ask(name, '/events')) as { event: string; fields: Record<string, unknown> }[]
+  async events(
+    name: string,
+  ): Promise<readonly { at: string; event: string; fields: Readonly<Record<string, unknown>> }[]> {
+    return (await this.ask(name, '/events')) as { at: string; event: string; fields: Record<string, unknown> }[]
   }
 
   async fleetSeenFrom(name: string): Promise<readonly FleetRow[]> {

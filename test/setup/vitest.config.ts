@@ -14,6 +14,7 @@ export default defineConfig({
             'protocol/**/*.test.ts',
             'test/trust/**/*.test.ts',
             'test/slots/**/*.test.ts',
+            'test/simulation/**/*.test.ts',
           ],
           testTimeout: 180_000,
           maxWorkers: 2,
@@ -24,7 +25,7 @@ export default defineConfig({
         test: {
           name: 'fleet',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/trust/**', 'test/slots/**'],
+          exclude: ['test/trust/**', 'test/slots/**', 'test/simulation/**'],
           testTimeout: 300_000,
           hookTimeout: 180_000,
           fileParallelism: false,

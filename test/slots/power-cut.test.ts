@@ -10,6 +10,7 @@ import { firstBootRecords } from '../../protocol/boot/boot-record.ts'
 import { descriptionPath, placeOf, PROVEN_MARKER, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
 import { type ChunkIndex, encodeChunkIndex } from '../../protocol/chunks/chunk-index.ts'
 import { type Artifact, encodeRelease, type Release, shortId } from '../../protocol/release/description.ts'
+import { sampleDescription } from '../../protocol/release/sample-description.ts'
 
 type Image = {
   readonly release: Release
@@ -38,20 +39,9 @@ function image(version: string, seq: number): Image {
       index: { lengthBytes: index.bytes.length, sha256: index.id },
     }
   })
-  const release = encodeRelease({
-    schema: 1,
-    board: 'pi-4',
-    channel: 'stable',
-    version,
-    era: 1,
-    seq,
-    minSeq: 0,
-    hardware: ['pi-4'],
-    issued: '2026-11-24T00:00:00Z',
-    artifacts,
-    health: { deadlineSeconds: 10, tries: 3 },
-    notes: '',
-  })
+  const release = encodeRelease(
+    sampleDescription({ version, seq, artifacts, health: { deadlineSeconds: 10, tries: 3 } }),
+  )
   return { release, indexes, chunks }
 }
 
@@ -134,7 +124,8 @@ async function runAgent(disk: MemoryDisk, booted: Image): Promise<boolean> {
       if (effect.type === 'arm') await control.arm(effect.slot, effect.tries)
       if (effect.type === 'mark-good') await control.markGood(effect.slot)
       if (effect.type === 'mark-bad') await control.markBad(effect.slot)
-      if (effect.type === 'judge-health') await step({ type: 'healthy', floor: { era: 1, seq: 0 } })
+      if (effect.type === 'judge-health')
+        await step({ type: 'healthy', proven: { floor: { era: 1, seq: 0 }, dataVersion: 0 } })
       if (effect.type === 'then') await step(effect.input)
       if (effect.type === 'reboot') reboot = true
     }

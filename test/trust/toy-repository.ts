@@ -6,6 +6,7 @@ import {
   composeSnapshot,
   composeTargets,
   composeTimestamp,
+  signedFile,
   type MetadataJson,
   metadataBytes,
   signMetadata,
@@ -86,7 +87,7 @@ export class ToyRepository {
         'pi-4.stable',
         this.versions.board,
         this.nowMs,
-        new Map([['pi-4/stable/release', this.release]]),
+        new Map([['pi-4/stable/release', signedFile(this.release)]]),
       )
       this.roles.set('pi-4.stable', metadataBytes(signMetadata(json, this.keys.board)))
     }
