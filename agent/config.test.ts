@@ -23,6 +23,8 @@ describe('agent.yaml', () => {
       return ''
     }
     expect(message('hardware: x\nchanel: beta\n')).toContain('BAD_CONFIG agent.yaml:2:1: no such key: chanel')
+    expect(message('hardware: x\nlabels: *nowhere\n'), 'found by fuzzing').toContain('BAD_CONFIG agent.yaml: ')
+    expect(message(`hardware: ${'['.repeat(70_000)}`)).toContain('at most 65536 are read')
     expect(message('hardware: x\nport: 70000\n')).toContain('port: wanted a whole number')
     expect(message('hardware: x\nmaintenance: ["25:00-01:00"]')).toContain('25:00-01:00')
     expect(message('hardware: x\nhealth: {peer: must}')).toContain('health.peer')

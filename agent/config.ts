@@ -14,6 +14,8 @@ export type AgentConfig = {
   readonly persist: string
   readonly family: 'directory'
   readonly port: number
+  /** Where peers fetch chunks; where it is taken, the system chooses another. */
+  readonly bulkPort: number
   readonly listen: readonly string[]
   readonly interfaces: readonly string[]
   readonly discovery: boolean
@@ -33,6 +35,8 @@ export type AgentConfig = {
   readonly labels: Readonly<Record<string, string>>
 }
 
+/** A configuration is a page, not a book: parsing megabytes of YAML takes seconds. */
+const MAX_CONFIG_LENGTH = 65_536
 const RULE = ['must', 'should', 'off'] as const
 const DEFAULTS = {
   channel: 'stable',
@@ -40,6 +44,7 @@ const DEFAULTS = {
   persist: '/mnt/persist/flotilla',
   family: 'directory',
   port: 4848,
+  bulkPort: 4849,
   listen: [],
   interfaces: [],
   discovery: true,
@@ -61,15 +66,18 @@ const DEFAULTS = {
  * @throws FlotillaError BAD_CONFIG
  */
 export function parseAgentConfig(text: string, file: string): AgentConfig {
+  if (text.length > MAX_CONFIG_LENGTH)
+    throw new FlotillaError('BAD_CONFIG', `${file}: ${text.length} characters, at most ${MAX_CONFIG_LENGTH} are read`)
   const lines = new LineCounter()
   const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true })
   const problem = document.errors[0]
   if (problem !== undefined) throw new FlotillaError('BAD_CONFIG', `${file}: ${problem.message}`)
   requireKnownKeys(document.contents, file, lines)
   try {
-    return toConfig({ ...DEFAULTS, ...shape.object(document.toJS() ?? {}, file) })
+    // An alias to nothing, or to itself many times over, is found only here.
+    return toConfig({ ...DEFAULTS, ...shape.object(document.toJS({ maxAliasCount: 20 }) ?? {}, file) })
   } catch (cause) {
-    if (!(cause instanceof FlotillaError)) throw cause
+    if (!(cause instanceof Error)) throw cause
     throw new FlotillaError('BAD_CONFIG', `${file}: ${cause.message}`, { cause })
   }
 }
@@ -103,6 +111,7 @@ function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
     persist: path('persist'),
     family: shape.oneOf(json['family'], 'family', ['directory']),
     port: shape.integer(json['port'], 'port', 0, 65_535),
+    bulkPort: shape.integer(json['bulkPort'], 'bulkPort', 0, 65_535),
     listen: strings('listen'),
     interfaces: strings('interfaces'),
     discovery: shape.boolean(json['discovery'], 'discovery'),

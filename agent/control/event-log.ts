@@ -75,7 +75,8 @@ function readLines(path: string): DeviceEvent[] {
   for (const line of text.split('\n')) {
     try {
       const event = JSON.parse(line) as DeviceEvent
-      if (typeof event.seq === 'number') events.push(event)
+      if (Number.isSafeInteger(event.seq) && typeof event.event === 'string')
+        events.push({ ...event, fields: event.fields ?? {} })
     } catch {
       // the line that was being written when the power failed
     }

@@ -6,6 +6,8 @@ const MIN_INTERVAL_MS = 500
 const HEARTBEAT_MS = 45_000
 /** Sequence numbers of one run of the agent; the run number is kept on disk, so numbers rise over restarts. */
 const PER_RUN = 2 ** 24
+/** Above it the product is no longer exact. */
+const MAX_RUN = 2 ** 28
 
 /** Signs this device's own record anew when it changed, and from time to time so that others see it alive. */
 export class OwnRecord {
@@ -37,7 +39,8 @@ export class OwnRecord {
     sign: (message: Uint8Array) => Uint8Array,
   ): Promise<OwnRecord> {
     const file = new GenerationFile(persist, 'update/run', 32)
-    const run = Number(Buffer.from((await file.read()) ?? new Uint8Array()).toString()) || 0
+    const read = Number(Buffer.from((await file.read()) ?? new Uint8Array()).toString())
+    const run = Number.isSafeInteger(read) && read >= 0 && read < MAX_RUN ? read : 0
     await file.write(Buffer.from(String(run + 1)))
     return new OwnRecord(run + 1, build, certificate, sign)
   }

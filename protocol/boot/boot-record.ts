@@ -17,6 +17,7 @@ export type BootRecord = {
 export const BOOT_RECORD_BYTES = 512
 export const BOOT_RECORD_PATHS = ['select.0', 'select.1'] as const
 const MAGIC = Buffer.from('FLOTBOOT', 'latin1')
+const MAX_SEQ = 2 ** 32 - 2
 
 /** @see protocol/spec/slots.md, "Boot record of the directory family" */
 export function encodeBootRecord(record: BootRecord): Uint8Array {
@@ -41,9 +42,11 @@ export function parseBootRecord(input: Uint8Array | undefined): BootRecord | und
   if (bytes.readUInt32LE(508) !== crc32(bytes.subarray(0, 508))) return undefined
   const good = bytes.toString('latin1', 16, 32)
   const trial = bytes.toString('latin1', 32, 48)
-  if (!/^[0-9a-f]{16}$/.test(good)) return undefined
+  const seq = bytes.readUInt32LE(12)
+  // No device counts that far; a record that cannot be followed by another would stop all updates.
+  if (!/^[0-9a-f]{16}$/.test(good) || seq > MAX_SEQ) return undefined
   return {
-    seq: bytes.readUInt32LE(12),
+    seq,
     good,
     trial: /^[0-9a-f]{16}$/.test(trial) ? trial : undefined,
     tries: bytes[48] ?? 0,

@@ -43,15 +43,21 @@ function parseImage(read: ReadRange, imageBytes: number): readonly number[] | un
   return [...ends].filter((end) => end > 0 && end < imageBytes).sort((a, b) => a - b)
 }
 
+/** A million inodes. A table that unpacks to more is cut there, and the image then has no boundaries. */
+const MAX_TABLE_BYTES = 64 * 2 ** 20
+
 type Unpack = (data: Uint8Array, options: { maxOutputLength: number }) => Buffer
 
 function readMetadata(read: ReadRange, start: number, end: number, unpack: Unpack): Buffer {
   const parts: Buffer[] = []
-  for (let at = start; at < end; ) {
+  let total = 0
+  for (let at = start; at < end && total <= MAX_TABLE_BYTES; ) {
     const header = Buffer.from(read(at, 2)).readUInt16LE(0)
     const length = header & 0x7fff
     const packed = read(at + 2, length)
-    parts.push(header & 0x8000 ? Buffer.from(packed) : unpack(packed, { maxOutputLength: METADATA_BLOCK_BYTES }))
+    const part = header & 0x8000 ? Buffer.from(packed) : unpack(packed, { maxOutputLength: METADATA_BLOCK_BYTES })
+    parts.push(part)
+    total += part.length
     at += 2 + length
   }
   return Buffer.concat(parts)

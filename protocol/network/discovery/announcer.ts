@@ -141,7 +141,7 @@ export class Announcer {
       const addresses = [...new Set([from, ...service.addresses])].filter((address) => !isLinkLocal(address))
       if (addresses.length > 0) this.#options.onHeard({ ...service, addresses })
     }
-    if (heard.asksFor(this.#advertisement(link)) && !link.pending) {
+    if (!link.pending && heard.asksFor(this.#options)) {
       link.pending = true
       const wait = Math.max(20 + this.#options.random() * 100, link.lastSentMs + 1_000 - performance.now())
       setTimeout(() => {

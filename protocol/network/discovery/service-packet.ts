@@ -56,7 +56,10 @@ function instanceName(ad: Pick<Advertisement, 'id' | 'name'>): string {
 }
 
 /** What a packet from the link says: somebody asks for us, or somebody is there. */
-export type Heard = { readonly asksFor: (ad: Advertisement) => boolean; readonly services: readonly Advertisement[] }
+export type Heard = {
+  readonly asksFor: (ad: Pick<Advertisement, 'id' | 'name'>) => boolean
+  readonly services: readonly Advertisement[]
+}
 
 /** Largest packet that is looked at: RFC 6762, 17. */
 const MAX_PACKET_BYTES = 9_000
@@ -86,33 +89,44 @@ export function parsePacket(bytes: Uint8Array): Heard {
   }
 }
 
+const MAX_SERVICES = 32
+const MAX_TEXTS = 16
+const MAX_ADDRESSES = 8
+
+// Everybody on the link may send this: one pass over the records, and no more of each than is used.
 function servicesIn(answers: readonly Answer[]): Advertisement[] {
-  const services: Advertisement[] = []
+  const texts = new Map<string, Map<string, string>>()
+  const addresses = new Map<string, string[]>()
   for (const answer of answers) {
-    if (answer.type !== 'SRV' || !answer.name.toLowerCase().endsWith(`.${SERVICE}`)) continue
-    if (answer.ttl === 0) continue
-    const text = new Map<string, string>()
-    const addresses: string[] = []
-    for (const other of answers) {
-      if (other.type === 'TXT' && other.name === answer.name) readText(other.data, text)
-      if ((other.type === 'A' || other.type === 'AAAA') && other.name === answer.data.target) addresses.push(other.data)
-    }
-    const id = text.get('id')
+    if (answer.type === 'TXT' && !texts.has(answer.name)) texts.set(answer.name, readText(answer.data))
+    if (answer.type !== 'A' && answer.type !== 'AAAA') continue
+    const known = addresses.get(answer.name) ?? []
+    if (known.length < MAX_ADDRESSES) addresses.set(answer.name, [...known, answer.data])
+  }
+  const services = new Map<string, Advertisement>()
+  for (const answer of answers) {
+    if (services.size >= MAX_SERVICES) break
+    if (answer.type !== 'SRV' || answer.ttl === 0 || services.has(answer.name)) continue
+    if (!answer.name.toLowerCase().endsWith(`.${SERVICE}`)) continue
+    const text = texts.get(answer.name)
+    const id = text?.get('id')
     if (id === undefined || !/^[1-9A-HJ-NP-Za-km-z]{40,64}$/.test(id)) continue
-    services.push({
+    services.set(answer.name, {
       id,
-      name: (text.get('name') ?? '').slice(0, 64),
-      fleet: (text.get('fleet') ?? '').slice(0, 64),
+      name: (text?.get('name') ?? '').slice(0, 64),
+      fleet: (text?.get('fleet') ?? '').slice(0, 64),
       port: answer.data.port,
-      addresses: addresses.slice(0, 8),
+      addresses: addresses.get(answer.data.target) ?? [],
     })
   }
-  return services.slice(0, 32)
+  return [...services.values()]
 }
 
-function readText(data: unknown, into: Map<string, string>): void {
-  for (const item of Array.isArray(data) ? data : [data]) {
+function readText(data: unknown): Map<string, string> {
+  const texts = new Map<string, string>()
+  for (const item of (Array.isArray(data) ? data : [data]).slice(0, MAX_TEXTS)) {
     const [key, ...rest] = (item instanceof Uint8Array ? Buffer.from(item).toString('utf8') : String(item)).split('=')
-    if (key !== undefined && rest.length > 0 && into.size < 16) into.set(key, rest.join('=').slice(0, 128))
+    if (key !== undefined && rest.length > 0) texts.set(key, rest.join('=').slice(0, 128))
   }
+  return texts
 }
