@@ -3,7 +3,8 @@ import { join } from 'node:path'
 import { parseChunkIndex } from '../protocol/chunks/chunk-index.ts'
 import { FlotillaError, messageOf } from '../protocol/errors.ts'
 import { parseCertificate } from '../protocol/membership/certificate.ts'
-import { ExchangeDriver } from '../protocol/network/exchange-driver.ts'
+import { BulkListener } from '../protocol/network/bulk-channel.ts'
+import { ExchangeDriver, type ExchangeEvents } from '../protocol/network/exchange-driver.ts'
 import { FleetNode } from '../protocol/network/fleet-node.ts'
 import { type Identity, identityFromSeed } from '../protocol/network/identity.ts'
 import { parseRelease, type Release } from '../protocol/release/description.ts'
@@ -99,7 +100,12 @@ export class Agent {
     const store = new ArtifactStore(this.#persist, (sha256) => blobs.read(sha256))
     const sync = new FleetSync(trust, this.#log, considerSoon)
     const node = await this.#startNode(identity, certificateBytes, certificate.name, certificate.fleet, trust, sync)
-    const driver = new ExchangeDriver(node, store, {
+    const listener = await BulkListener.start(this.#config.listen, this.#config.bulkPort).catch((error: unknown) => {
+      // Slower, not less: chunks then travel with everything else.
+      this.#log.add('warn', 'no-bulk-port', { error: messageOf(error) })
+      return undefined
+    })
+    const exchangeEvents: ExchangeEvents = {
       complete: (artifact) => void completion.artifactComplete(artifact),
       fetched: (bytes) => void (this.#counters.fetchedBytes += bytes),
       served: (bytes) => void (this.#counters.servedBytes += bytes),
@@ -108,7 +114,8 @@ export class Agent {
         completion.fail(artifact, error)
       },
       rotten: (artifact, chunk) => this.#log.add('error', 'bit-rot', { artifact, chunk }),
-    })
+    }
+    const driver = new ExchangeDriver(node, store, exchangeEvents, listener)
     const completion = new FileCompletion(store, (chunks) => driver.foundLocally(chunks))
     const chunks: ChunkSource = {
       want: (index, have, priority) => driver.want(index, have, priority),

@@ -22,8 +22,13 @@ type Open = HeldFile & {
   /** What is on the medium for certain. */
   durable: Uint8Array
   dirtyBytes: number
+  /** Chunks written since the hint was. */
+  unhinted: number
   flushing: Promise<void> | undefined
 }
+
+/** A killed process loses what it knew of so many chunks at most; a write for each chunk was a tenth of the cost of a transfer. */
+const HINT_CHUNKS = 16
 
 /** Data is flushed before the bits that speak for it, at most this many bytes later (facts/distribution.md 3.4). */
 const FLUSH_BYTES = 8 * 2 ** 20
@@ -63,6 +68,7 @@ export class ArtifactStore implements ChunkStore {
       twins: new Map(),
       durable: new Uint8Array(),
       dirtyBytes: 0,
+      unhinted: 0,
       flushing: undefined,
     })
   }
@@ -106,6 +112,7 @@ export class ArtifactStore implements ChunkStore {
       twins: twinsOf(index),
       durable: (bits ?? new Bitmap(index.count)).bytes.slice(),
       dirtyBytes: 0,
+      unhinted: 0,
       flushing: undefined,
     }
     // What is only claimed is matched before it is believed.
@@ -190,8 +197,12 @@ export class ArtifactStore implements ChunkStore {
     if (file.have.has(chunk)) return
     await file.disk.write(file.path, file.index.offsets[chunk] ?? 0, payload)
     file.have.add(chunk)
-    await this.#persist.write(file.hintPath, chunk >> 3, file.have.bytes.slice(chunk >> 3, (chunk >> 3) + 1))
     file.dirtyBytes += payload.length
+    file.unhinted += 1
+    if (file.unhinted >= HINT_CHUNKS || file.have.complete) {
+      file.unhinted = 0
+      await this.#persist.write(file.hintPath, 0, file.have.bytes.slice())
+    }
     if (file.dirtyBytes >= FLUSH_BYTES || file.have.complete) await this.flush(file)
   }
 

@@ -6,7 +6,8 @@ import { parseRecord } from '../../protocol/gossip/device-record.ts'
 import { type FleetRow, fleetRows } from '../../protocol/gossip/fleet-rows.ts'
 import { RecordBook } from '../../protocol/gossip/record-book.ts'
 import { admit, parseCertificate } from '../../protocol/membership/certificate.ts'
-import { ExchangeDriver } from '../../protocol/network/exchange-driver.ts'
+import { BulkListener } from '../../protocol/network/bulk-channel.ts'
+import { ExchangeDriver, type ExchangeEvents } from '../../protocol/network/exchange-driver.ts'
 import { FleetNode, type Member, TOPICS } from '../../protocol/network/fleet-node.ts'
 import { identityFromSeed } from '../../protocol/network/identity.ts'
 import { METADATA_PROTOCOL, serveBundle } from '../../protocol/network/metadata-exchange.ts'
@@ -104,14 +105,15 @@ export class OperatorSession {
       serveBundle(stream, (have) => bundleFor(set, repository.roots(), have, bundle.policy)),
     )
     await node.handle(RECORD_SYNC_PROTOCOL, (stream) => answerRecords(stream, this.#side()))
-    const driver = new ExchangeDriver(node, this.#store, {
+    const events: ExchangeEvents = {
       complete: () => {},
       fetched: () => {},
       served: (bytes) => void (this.servedBytes += bytes),
       storeFailed: () => {},
       rotten: (artifact, chunk) =>
         this.#options.onRefused('repository', 'VERIFY_FAILED', `chunk ${chunk} of ${artifact.slice(0, 16)} is damaged`),
-    })
+    }
+    const driver = new ExchangeDriver(node, this.#store, events, await BulkListener.start([], 0))
     this.#driver = driver
     await driver.start()
     for (const index of this.#store.indexes()) driver.offer(index, Bitmap.full(index.count))

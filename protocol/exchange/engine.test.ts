@@ -3,7 +3,8 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { type ChunkIndex, encodeChunkIndex } from '../chunks/chunk-index.ts'
 import { Bitmap } from './bitmap.ts'
-import { DEFAULT_LIMITS, type ExchangeEffect, ExchangeEngine, type ExchangeInput } from './engine.ts'
+import { type ExchangeEffect, ExchangeEngine, type ExchangeInput } from './engine.ts'
+import { DEFAULT_LIMITS } from './limits.ts'
 
 const CHUNK_BYTES = 65_536
 
@@ -14,6 +15,12 @@ function indexOf(count: number): ChunkIndex {
       lengthBytes: CHUNK_BYTES,
     })),
   )
+}
+
+function firstOf(bits: Bitmap, count: number): number[] {
+  return Array.from({ length: bits.size }, (_, at) => at)
+    .filter((at) => bits.has(at))
+    .slice(0, count)
 }
 
 /** A generator of numbers in 0 … 1 that is the same for the same seed. */
@@ -192,8 +199,15 @@ describe('the exchange engine', () => {
     for (let n = 0; n < 5_000 && queue.length > 0; n += 1) {
       const effect = queue.shift()
       if (effect?.type === 'store') stored += 1 // and it never comes back
-      if (effect?.type !== 'send' || effect.message.type !== 'want') continue
-      for (const chunk of effect.message.chunks) {
+      if (effect?.type !== 'send') continue
+      const { message: asked } = effect
+      const wanted =
+        asked.type === 'want'
+          ? asked.chunks
+          : asked.type === 'want-any'
+            ? firstOf(new Bitmap(asked.size, asked.bits), asked.count)
+            : []
+      for (const chunk of wanted) {
         const message = { type: 'chunk', artifact: big.id, chunk, payload: new Uint8Array(CHUNK_BYTES) } as const
         queue = [...queue, ...engine.step({ type: 'message', peer: 'p', message }, n)]
       }

@@ -10,6 +10,14 @@ import { MAX_INDEX_BYTES } from '../release/description.ts'
 export type ExchangeMessage =
   | { readonly type: 'ask'; readonly artifact: string }
   | { readonly type: 'want'; readonly artifact: string; readonly chunks: readonly number[] }
+  /** `count` of the chunks in the bitmap, of those that the source has given to nobody. */
+  | {
+      readonly type: 'want-any'
+      readonly artifact: string
+      readonly count: number
+      readonly size: number
+      readonly bits: Uint8Array
+    }
   | { readonly type: 'cancel'; readonly artifact: string; readonly chunks: readonly number[] }
   | { readonly type: 'fetch'; readonly sha256: string; readonly maxBytes: number }
   | { readonly type: 'have'; readonly artifact: string; readonly size: number; readonly bits: Uint8Array }
@@ -19,10 +27,18 @@ export type ExchangeMessage =
   | { readonly type: 'reject'; readonly artifact: string; readonly chunk: number; readonly code: RejectCode }
   | { readonly type: 'blob'; readonly sha256: string; readonly payload: Uint8Array }
   | { readonly type: 'no-blob'; readonly sha256: string }
+  /** The source has given each of those chunks to somebody: ask for them by number. */
+  | { readonly type: 'spent'; readonly artifact: string }
+  /** Asks for a session of the bulk channel; chunks then come on that. */
+  | { readonly type: 'open-bulk' }
+  /** One session: `port` 0 when there is none. */
+  | { readonly type: 'bulk'; readonly key: Uint8Array; readonly id: Uint8Array; readonly port: number }
 
 export const REJECT_CODES = ['gone', 'busy', 'policy'] as const
 export type RejectCode = (typeof REJECT_CODES)[number]
 
+/** Length of the name of a bulk session. */
+export const BULK_ID_BYTES = 16
 /** Most chunk numbers in one message. */
 export const MAX_CHUNKS_PER_MESSAGE = 512
 /** Largest frame: a blob of the largest index, with its header. */
@@ -41,6 +57,10 @@ const CODES = {
   reject: 9,
   blob: 10,
   'no-blob': 11,
+  'open-bulk': 12,
+  bulk: 13,
+  'want-any': 14,
+  spent: 15,
 } as const
 
 /** Encodes a message: code u8, 32 bytes of hash, then what the type needs; integers little-endian. */
@@ -56,6 +76,14 @@ export function encodeExchangeMessage(message: ExchangeMessage): Uint8Array {
       return head(message.artifact, 0)
     case 'no-blob':
       return head(message.sha256, 0)
+    case 'open-bulk':
+      return head('00'.repeat(32), 0)
+    case 'bulk': {
+      const frame = head(Buffer.from(message.key).toString('hex'), 2 + BULK_ID_BYTES)
+      frame.writeUInt16LE(message.port, 33)
+      frame.set(message.id, 35)
+      return frame
+    }
     case 'want':
     case 'cancel':
     case 'gained':
@@ -64,6 +92,15 @@ export function encodeExchangeMessage(message: ExchangeMessage): Uint8Array {
       message.chunks.forEach((chunk, at) => frame.writeUInt32LE(chunk, 33 + at * 4))
       return frame
     }
+    case 'want-any': {
+      const frame = head(message.artifact, 8 + message.bits.length)
+      frame.writeUInt32LE(message.count, 33)
+      frame.writeUInt32LE(message.size, 37)
+      frame.set(message.bits, 41)
+      return frame
+    }
+    case 'spent':
+      return head(message.artifact, 0)
     case 'fetch': {
       const frame = head(message.sha256, 4)
       frame.writeUInt32LE(message.maxBytes, 33)
@@ -75,12 +112,8 @@ export function encodeExchangeMessage(message: ExchangeMessage): Uint8Array {
       frame.set(message.bits, 37)
       return frame
     }
-    case 'chunk': {
-      const frame = head(message.artifact, 4 + message.payload.length)
-      frame.writeUInt32LE(message.chunk, 33)
-      frame.set(message.payload, 37)
-      return frame
-    }
+    case 'chunk':
+      return Buffer.concat([chunkHead(message.artifact, message.chunk), message.payload])
     case 'reject': {
       const frame = head(message.artifact, 5)
       frame.writeUInt32LE(message.chunk, 33)
@@ -93,6 +126,15 @@ export function encodeExchangeMessage(message: ExchangeMessage): Uint8Array {
       return frame
     }
   }
+}
+
+/** The part of a chunk's frame that comes before its payload. */
+export function chunkHead(artifact: string, chunk: number): Uint8Array {
+  const head = Buffer.allocUnsafe(37)
+  head[0] = CODES.chunk
+  head.write(artifact, 1, 'hex')
+  head.writeUInt32LE(chunk, 33)
+  return head
 }
 
 /**
@@ -109,6 +151,13 @@ export function parseExchangeMessage(input: Uint8Array): ExchangeMessage | undef
       return { type: 'ask', artifact: hash }
     case CODES.want:
       return { type: 'want', artifact: hash, chunks: parseChunks(body) }
+    case CODES['want-any']: {
+      const count = body.length < 8 ? 0 : body.readUInt32LE(0)
+      if (count < 1 || count > MAX_CHUNKS_PER_MESSAGE) throw bad('any chunks, but how many is wrong')
+      return { type: 'want-any', artifact: hash, count, ...parseBits(body.subarray(4)) }
+    }
+    case CODES.spent:
+      return { type: 'spent', artifact: hash }
     case CODES.cancel:
       return { type: 'cancel', artifact: hash, chunks: parseChunks(body) }
     case CODES.gained:
@@ -118,12 +167,8 @@ export function parseExchangeMessage(input: Uint8Array): ExchangeMessage | undef
     case CODES.fetch:
       if (body.length !== 4) throw bad('fetch has the wrong length')
       return { type: 'fetch', sha256: hash, maxBytes: body.readUInt32LE(0) }
-    case CODES.have: {
-      const size = body.length < 4 ? -1 : body.readUInt32LE(0)
-      if (size < 0 || size > MAX_BITS || body.length !== 4 + Math.ceil(size / 8))
-        throw bad('bitmap of the wrong length')
-      return { type: 'have', artifact: hash, size, bits: body.subarray(4) }
-    }
+    case CODES.have:
+      return { type: 'have', artifact: hash, ...parseBits(body) }
     case CODES.chunk:
       if (body.length < 5 || body.length > 4 + MAX_CHUNK_BYTES) throw bad('chunk of the wrong length')
       return { type: 'chunk', artifact: hash, chunk: body.readUInt32LE(0), payload: body.subarray(4) }
@@ -136,6 +181,11 @@ export function parseExchangeMessage(input: Uint8Array): ExchangeMessage | undef
       return { type: 'blob', sha256: hash, payload: body }
     case CODES['no-blob']:
       return { type: 'no-blob', sha256: hash }
+    case CODES['open-bulk']:
+      return { type: 'open-bulk' }
+    case CODES.bulk:
+      if (body.length !== 2 + BULK_ID_BYTES) throw bad('bulk session of the wrong length')
+      return { type: 'bulk', key: frame.subarray(1, 33), port: body.readUInt16LE(0), id: body.subarray(2) }
     default:
       return undefined
   }
@@ -144,6 +194,12 @@ export function parseExchangeMessage(input: Uint8Array): ExchangeMessage | undef
 function parseChunks(body: Buffer): number[] {
   if (body.length % 4 !== 0 || body.length > MAX_CHUNKS_PER_MESSAGE * 4) throw bad('list of chunks of the wrong length')
   return Array.from({ length: body.length / 4 }, (_, at) => body.readUInt32LE(at * 4))
+}
+
+function parseBits(body: Buffer): { size: number; bits: Uint8Array } {
+  const size = body.length < 4 ? -1 : body.readUInt32LE(0)
+  if (size < 0 || size > MAX_BITS || body.length !== 4 + Math.ceil(size / 8)) throw bad('bitmap of the wrong length')
+  return { size, bits: body.subarray(4) }
 }
 
 function bad(found: string): FlotillaError {

@@ -5,11 +5,14 @@ import { FlotillaError, messageOf } from '../errors.ts'
 import type { Bitmap } from '../exchange/bitmap.ts'
 import { type ExchangeEffect, ExchangeEngine, type ExchangeInput } from '../exchange/engine.ts'
 import {
+  BULK_ID_BYTES,
   encodeExchangeMessage,
   type ExchangeMessage,
   MAX_EXCHANGE_FRAME,
   parseExchangeMessage,
 } from '../exchange/messages.ts'
+import { type BulkListener, type BulkSession, MAX_QUESTION_BYTES } from './bulk-channel.ts'
+import { BulkLinks, sendChunk } from './bulk-links.ts'
 import type { FleetNode } from './fleet-node.ts'
 import { FrameStream } from './frame-stream.ts'
 
@@ -42,6 +45,7 @@ type BlobRequest = {
   resolve: (bytes: Uint8Array | undefined) => void
 }
 
+const NOTHING = new Uint8Array()
 const BLOB_TIMEOUT_MS = 30_000
 const MAX_BLOB_REQUESTS = 16
 
@@ -59,10 +63,13 @@ export class ExchangeDriver {
   /** Streams the peer opened: we answer. */
   readonly #answering = new Map<string, FrameStream>()
   readonly #blobs = new Map<string, BlobRequest[]>()
+  readonly #bulk: BulkLinks
   #timer: NodeJS.Timeout | undefined
 
-  constructor(node: FleetNode, store: ChunkStore, events: ExchangeEvents) {
+  /** @param listener - where peers fetch chunks outside the Noise stream; undefined leaves everything on it */
+  constructor(node: FleetNode, store: ChunkStore, events: ExchangeEvents, listener: BulkListener | undefined) {
     this.#node = node
+    this.#bulk = new BulkLinks(listener)
     this.#store = store
     this.#events = events
   }
@@ -75,6 +82,7 @@ export class ExchangeDriver {
 
   stop(): void {
     clearInterval(this.#timer)
+    this.#bulk.stop()
   }
 
   memberJoined(peer: string): void {
@@ -85,6 +93,7 @@ export class ExchangeDriver {
   memberGone(peer: string): void {
     this.#asking.delete(peer)
     this.#answering.delete(peer)
+    this.#bulk.gone(peer)
     this.#apply({ type: 'peer-left', peer })
     this.#failBlobs(peer)
   }
@@ -171,12 +180,14 @@ export class ExchangeDriver {
     frames.onClose = (error) => {
       if (this.#asking.get(peer) !== frames) return
       this.#asking.delete(peer)
+      this.#bulk.endIncoming(peer)
       this.#apply({ type: 'peer-joined', peer }) // ends what was asked on the lost stream
       this.#failBlobs(peer)
       if (error instanceof FlotillaError && error.code === 'BAD_FRAME') this.#node.ban(peer, 'BAD_FRAME', error.message)
       else if (this.#node.isMember(peer)) setTimeout(() => void this.#openAsking(peer), 500).unref()
     }
     this.#apply({ type: 'peer-joined', peer })
+    if (this.#bulk.wanted(peer)) frames.send(encodeExchangeMessage({ type: 'open-bulk' }))
   }
 
   // Types: 8 chunk, 10 blob (only as long as one is asked for), 5 have.
@@ -196,6 +207,10 @@ export class ExchangeDriver {
       case 'have':
       case 'gained':
       case 'lost':
+        // What was said before the bulk channel was there may come after what was said on it: that holds.
+        if (this.#bulk.incoming(peer) === undefined) this.#apply({ type: 'message', peer, message })
+        break
+      case 'spent':
       case 'chunk':
       case 'reject':
         this.#apply({ type: 'message', peer, message })
@@ -209,6 +224,9 @@ export class ExchangeDriver {
         } else request.resolve(message.payload)
         break
       }
+      case 'bulk':
+        if (message.port !== 0) void this.#dialBulk(peer, message)
+        break
       case 'no-blob':
         for (const request of this.#blobs.get(peer) ?? [])
           if (request.sha256 === message.sha256) request.resolve(undefined)
@@ -218,8 +236,39 @@ export class ExchangeDriver {
     }
   }
 
+  async #dialBulk(peer: string, session: BulkSession): Promise<void> {
+    const asking = this.#asking.get(peer)
+    const host = this.#node.hostOf(peer)
+    if (asking === undefined || host === undefined) return
+    const dialled = await this.#bulk.dial(peer, host, session, {
+      isWanted: () => this.#asking.get(peer) === asking,
+      frame: (frame) => this.#bulkAnswer(peer, frame),
+      // What was on its way is lost with it: all is asked again on a new stream.
+      end: () => asking.abort(new Error('the bulk connection is gone')),
+    })
+    if (dialled) this.#apply({ type: 'ask-again', peer })
+  }
+
+  #bulkAnswer(peer: string, frame: Uint8Array): void {
+    const message = this.#parse(peer, frame)
+    if (message === undefined) return
+    switch (message.type) {
+      case 'chunk':
+      case 'have':
+      case 'gained':
+      case 'lost':
+      case 'reject':
+      case 'spent':
+        this.#apply({ type: 'message', peer, message })
+        break
+      default:
+        this.#node.ban(peer, 'BAD_FRAME', `${message.type} on the bulk channel`)
+    }
+  }
+
   #answer(stream: Stream, peer: string): void {
-    const frames = new FrameStream(stream, { maxFrameBytes: () => 4_096 })
+    // Type 14, a bitmap, may be as long as the longest index asks for.
+    const frames = new FrameStream(stream, { maxFrameBytes: (type) => (type === 14 ? MAX_QUESTION_BYTES : 4_096) })
     this.#answering.set(peer, frames)
     // One file at a time for each peer, in order.
     let sending = Promise.resolve()
@@ -230,9 +279,20 @@ export class ExchangeDriver {
       switch (message.type) {
         case 'ask':
         case 'want':
+        case 'want-any':
         case 'cancel':
           this.#apply({ type: 'message', peer, message })
           break
+        case 'open-bulk': {
+          const none = { key: new Uint8Array(32), id: new Uint8Array(BULK_ID_BYTES), port: 0 }
+          frames.send(
+            encodeExchangeMessage({
+              type: 'bulk',
+              ...(this.#bulk.offer(peer, (frame) => this.#question(peer, frame)) ?? none),
+            }),
+          )
+          break
+        }
         case 'fetch':
           if (fetches >= MAX_BLOB_REQUESTS) return this.#node.ban(peer, 'FLOOD', 'asks for too many files at once')
           fetches += 1
@@ -249,8 +309,17 @@ export class ExchangeDriver {
     frames.onClose = () => {
       if (this.#answering.get(peer) !== frames) return
       this.#answering.delete(peer)
+      this.#bulk.endOutgoing(peer)
       this.#apply({ type: 'asking-ended', peer })
     }
+  }
+
+  /** A question that came on the bulk channel: it costs a third of one on the Noise stream. */
+  #question(peer: string, frame: Uint8Array): void {
+    const message = this.#parse(peer, frame)
+    if (message === undefined) return
+    if (['ask', 'want', 'want-any', 'cancel'].includes(message.type)) this.#apply({ type: 'message', peer, message })
+    else this.#node.ban(peer, 'BAD_FRAME', `${message.type} on the bulk channel`)
   }
 
   async #sendBlob(frames: FrameStream, sha256: string, maxBytes: number): Promise<void> {
@@ -296,9 +365,11 @@ export class ExchangeDriver {
   }
 
   #sendTo(peer: string, message: ExchangeMessage): void {
-    const asks = message.type === 'ask' || message.type === 'want' || message.type === 'cancel'
-    const frames = asks ? this.#asking.get(peer) : this.#answering.get(peer)
-    frames?.send(encodeExchangeMessage(message))
+    const asks = ['ask', 'want', 'want-any', 'cancel'].includes(message.type)
+    const bulk = asks ? this.#bulk.incoming(peer) : this.#bulk.outgoing(peer)
+    const frame = encodeExchangeMessage(message)
+    if (bulk !== undefined) bulk.send(frame, NOTHING)
+    else (asks ? this.#asking : this.#answering).get(peer)?.send(frame)
   }
 
   async #serve(peer: string, artifact: string, chunk: number): Promise<void> {
@@ -309,7 +380,10 @@ export class ExchangeDriver {
       this.#events.rotten(artifact, chunk)
       frames?.send(encodeExchangeMessage({ type: 'reject', artifact, chunk, code: 'gone' }))
     } else if (frames !== undefined) {
-      if (!frames.send(encodeExchangeMessage({ type: 'chunk', artifact, chunk, payload }))) await frames.drained()
+      const bulk = this.#bulk.outgoing(peer)
+      if (bulk === undefined) {
+        if (!frames.send(encodeExchangeMessage({ type: 'chunk', artifact, chunk, payload }))) await frames.drained()
+      } else if (!sendChunk(bulk, artifact, chunk, payload)) await bulk.drained()
       this.#events.served(payload.length, peer)
     }
     this.#apply({ type: 'sent', peer })

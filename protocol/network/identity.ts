@@ -1,8 +1,7 @@
-import { createPrivateKey, sign } from 'node:crypto'
+import { createPrivateKey, createPublicKey, sign } from 'node:crypto'
 import { privateKeyFromRaw } from '@libp2p/crypto/keys'
 import type { PrivateKey } from '@libp2p/interface'
 import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
-import nacl from 'tweetnacl'
 import { FlotillaError } from '../errors.ts'
 
 /** One Ed25519 key is a device's identity everywhere: libp2p peer id, record signatures, certificate. */
@@ -18,9 +17,9 @@ const ED25519_PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'he
 
 /** @param seed - 32 secret bytes */
 export function identityFromSeed(seed: Uint8Array): Identity {
-  const pair = nacl.sign.keyPair.fromSeed(seed)
-  const privateKey = privateKeyFromRaw(pair.secretKey)
   const key = createPrivateKey({ key: Buffer.concat([ED25519_PKCS8_PREFIX, seed]), format: 'der', type: 'pkcs8' })
+  const publicKey = createPublicKey(key).export({ format: 'der', type: 'spki' }).subarray(-32)
+  const privateKey = privateKeyFromRaw(Buffer.concat([seed, publicKey]))
   return { id: peerIdFromPrivateKey(privateKey).toString(), privateKey, sign: (message) => sign(null, message, key) }
 }
 

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { Bitmap } from '../../protocol/exchange/bitmap.ts'
 import { parseChunkIndex } from '../../protocol/chunks/chunk-index.ts'
 import { signCertificate } from '../../protocol/membership/certificate.ts'
+import { BulkListener } from '../../protocol/network/bulk-channel.ts'
 import { ExchangeDriver } from '../../protocol/network/exchange-driver.ts'
 import { FleetNode } from '../../protocol/network/fleet-node.ts'
 import { identityFromSeed } from '../../protocol/network/identity.ts'
@@ -90,6 +91,7 @@ const driver = new ExchangeDriver(
     readBlob: () => Promise.resolve(undefined),
   },
   { complete: () => {}, fetched: () => {}, served: () => {}, storeFailed: () => {}, rotten: () => {} },
+  await BulkListener.start([], 0),
 )
 for (const member of node.members()) driver.memberJoined(member.id)
 await driver.start()

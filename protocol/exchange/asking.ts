@@ -1,0 +1,360 @@
+import { Bitmap } from './bitmap.ts'
+import { type Candidate, chooseChunks } from './choose-chunks.ts'
+import type { HeldArtifact } from './held-artifact.ts'
+import type { ExchangeLimits } from './limits.ts'
+import type { ExchangeMessage, RejectCode } from './messages.ts'
+
+/**
+ * What was asked of a peer. One chunk by number, or `left` chunks as the source likes: then which they are is not known
+ * here, and nothing is kept from being asked of others.
+ */
+type Request = {
+  readonly artifact: string
+  readonly chunk: number | undefined
+  readonly bytesEach: number
+  sinceMs: number
+  left: number
+  /** Free to be asked of others; still in the window of the peer, since it may come. */
+  abandoned: boolean
+}
+
+type Source = {
+  readonly has: Map<string, Bitmap>
+  readonly requests: Map<string, Request>
+  /** Artifacts of which the source has given everything to somebody: it is asked by number. */
+  readonly spent: Set<string>
+  inFlightBytes: number
+  windowBytes: number
+  lastChunkMs: number
+  bytesThisSecond: number
+  unaskedBytes: number
+}
+
+export type AskingEffects = {
+  readonly send: (peer: string, message: ExchangeMessage) => void
+  readonly store: (from: string, artifact: string, chunk: number, payload: Uint8Array) => void
+  readonly ban: (peer: string, reason: 'UNASKED_CHUNK' | 'BAD_BITMAP') => void
+}
+
+/** Two windows of chunks that crossed a cancel are innocent. */
+const MAX_UNASKED_BYTES = 4 * 2 ** 20
+/** With so few chunks left it is better to choose oneself. */
+const CHOOSE_SELF = 20
+
+/**
+ * The asking side of the exchange: whom to ask for which chunk. Rarest chunk first with random ties; a window of bytes
+ * per peer that follows its rate; a chunk is asked of one peer, and of two only in the endgame. A source of everything
+ * chooses itself, as long as it has something that it gave to nobody: only it can know.
+ * @see protocol/spec/exchange.md, "Rules of the asking side"
+ */
+export class Asking {
+  readonly #limits: ExchangeLimits
+  readonly #random: () => number
+  readonly #held: ReadonlyMap<string, HeldArtifact>
+  readonly #effects: AskingEffects
+  readonly #sources = new Map<string, Source>()
+  #nowMs = 0
+  #lastRateMs = 0
+  #totalInFlight = 0
+
+  constructor(
+    limits: ExchangeLimits,
+    random: () => number,
+    held: ReadonlyMap<string, HeldArtifact>,
+    effects: AskingEffects,
+  ) {
+    this.#limits = limits
+    this.#random = random
+    this.#held = held
+    this.#effects = effects
+  }
+
+  /** Bytes asked for and not yet on disk. */
+  get inFlightBytes(): number {
+    return this.#totalInFlight
+  }
+
+  at(nowMs: number): void {
+    this.#nowMs = nowMs
+  }
+
+  /** How many chunks of an artifact a peer said it holds; 0 when it was not asked. */
+  countOf(peer: string, artifact: string): number {
+    return this.#sources.get(peer)?.has.get(artifact)?.count ?? 0
+  }
+
+  sourcesOf(artifact: string): number {
+    let count = 0
+    for (const source of this.#sources.values()) if ((source.has.get(artifact)?.count ?? 0) > 0) count += 1
+    return count
+  }
+
+  /** A stream for questions is open: everything wanted is asked about. */
+  joined(peer: string): void {
+    const unaskedBytes = this.#sources.get(peer)?.unaskedBytes ?? 0
+    this.left(peer)
+    this.#sources.set(peer, {
+      has: new Map(),
+      requests: new Map(),
+      spent: new Set(),
+      inFlightBytes: 0,
+      windowBytes: this.#limits.startWindowBytes,
+      lastChunkMs: this.#nowMs,
+      bytesThisSecond: 0,
+      unaskedBytes,
+    })
+    this.askAgain(peer)
+  }
+
+  askAgain(peer: string): void {
+    for (const [artifact, held] of this.#held) {
+      if (held.priority !== undefined) this.#effects.send(peer, { type: 'ask', artifact })
+    }
+  }
+
+  left(peer: string): void {
+    const source = this.#sources.get(peer)
+    if (source === undefined) return
+    for (const request of [...source.requests.values()]) this.#end(peer, source, request)
+    for (const [artifact, bits] of source.has) this.#held.get(artifact)?.countAvailability(bits, -1)
+    this.#sources.delete(peer)
+  }
+
+  wanted(artifact: string): void {
+    for (const peer of this.#sources.keys()) this.#effects.send(peer, { type: 'ask', artifact })
+  }
+
+  forgotten(artifact: string): void {
+    for (const [peer, source] of this.#sources) {
+      for (const request of [...source.requests.values()]) {
+        if (request.artifact !== artifact) continue
+        this.#cancel(peer, request)
+        this.#end(peer, source, request)
+      }
+      source.has.delete(artifact)
+      source.spent.delete(artifact)
+    }
+    const held = this.#held.get(artifact)
+    if (held !== undefined) for (const chunk of [...held.storing.keys()]) this.stored(held, chunk)
+  }
+
+  has(peer: string, artifact: string, size: number, bits: Uint8Array): void {
+    const source = this.#sources.get(peer)
+    const held = this.#held.get(artifact)
+    if (source === undefined || held === undefined) return // not asked any more
+    if (size !== 0 && size !== held.index.count) return this.#effects.ban(peer, 'BAD_BITMAP')
+    const before = source.has.get(artifact)
+    if (before !== undefined) held.countAvailability(before, -1)
+    const after = new Bitmap(held.index.count, size === 0 ? undefined : bits.slice())
+    source.has.set(artifact, after)
+    held.countAvailability(after, 1)
+  }
+
+  changed(peer: string, artifact: string, chunks: readonly number[], gained: boolean): void {
+    const bits = this.#sources.get(peer)?.has.get(artifact)
+    const held = this.#held.get(artifact)
+    if (bits === undefined || held === undefined) return
+    for (const chunk of chunks) {
+      if (gained ? bits.add(chunk) : bits.remove(chunk)) held.addAvailability(chunk, gained ? 1 : -1)
+    }
+  }
+
+  arrived(peer: string, artifact: string, chunk: number, payload: Uint8Array): void {
+    const source = this.#sources.get(peer)
+    if (source === undefined) return
+    const request = find(source, artifact, chunk)
+    const held = this.#held.get(artifact)
+    if (request === undefined) {
+      // A cancel may have crossed it; a peer that goes on sending what nobody asked for is another matter.
+      source.unaskedBytes += payload.length
+      if (source.unaskedBytes > MAX_UNASKED_BYTES) this.#effects.ban(peer, 'UNASKED_CHUNK')
+      return
+    }
+    source.lastChunkMs = this.#nowMs
+    source.bytesThisSecond += payload.length
+    this.#reduce(source, request, request.left - 1)
+    if (request.left === 0) this.#end(peer, source, request)
+    if (held === undefined || held.have.has(chunk) || held.storing.has(chunk)) return
+    for (const other of [...(held.requests.get(chunk) ?? [])]) this.#withdraw(other, artifact, chunk)
+    held.storing.set(chunk, payload.length)
+    this.#totalInFlight += payload.length // until it is on disk it takes up memory
+    this.#effects.store(peer, artifact, chunk, payload)
+  }
+
+  /** The chunk was written, or will not be. */
+  stored(held: HeldArtifact, chunk: number): void {
+    this.#totalInFlight -= held.storing.get(chunk) ?? 0
+    held.storing.delete(chunk)
+  }
+
+  rejected(peer: string, artifact: string, chunk: number, code: RejectCode): void {
+    const source = this.#sources.get(peer)
+    if (source === undefined) return
+    const request = find(source, artifact, chunk)
+    if (request?.chunk !== undefined) this.#end(peer, source, request)
+    if (code === 'busy') this.#slowDown(source)
+    else this.changed(peer, artifact, [chunk], false)
+  }
+
+  /** The source has nothing left to choose from: what was asked that way does not come. */
+  spent(peer: string, artifact: string): void {
+    const source = this.#sources.get(peer)
+    if (source === undefined) return
+    source.spent.add(artifact)
+    const request = source.requests.get(anyKey(artifact))
+    if (request !== undefined) this.#end(peer, source, request)
+  }
+
+  tick(): void {
+    const elapsedMs = this.#nowMs - this.#lastRateMs
+    if (elapsedMs >= 1_000) {
+      for (const source of this.#sources.values()) this.#adapt(source, elapsedMs)
+      this.#lastRateMs = this.#nowMs
+    }
+    for (const [peer, source] of this.#sources) {
+      if (this.#nowMs - source.lastChunkMs < this.#limits.requestTimeoutMs) continue
+      for (const request of [...source.requests.values()]) this.#expire(peer, source, request)
+    }
+  }
+
+  #adapt(source: Source, elapsedMs: number): void {
+    const rate = (source.bytesThisSecond * 1_000) / elapsedMs
+    source.bytesThisSecond = 0
+    if (rate === 0) return
+    // A fifth of a second of the peer's rate, moved half-way each second so that one pause does not empty the pipe.
+    const wanted = Math.min(this.#limits.maxWindowBytes, Math.max(this.#limits.minWindowBytes, rate * 0.2))
+    source.windowBytes = (source.windowBytes + wanted) / 2
+  }
+
+  #slowDown(source: Source): void {
+    source.windowBytes = Math.max(65_536, source.windowBytes / 2)
+  }
+
+  #expire(peer: string, source: Source, request: Request): void {
+    const ageMs = this.#nowMs - request.sinceMs
+    if (ageMs < this.#limits.requestTimeoutMs) return
+    if (!request.abandoned) {
+      request.abandoned = true
+      this.#unrequest(peer, request)
+      this.#slowDown(source)
+    } else if (ageMs > this.#limits.requestTimeoutMs * 4) {
+      this.#cancel(peer, request)
+      this.#end(peer, source, request)
+    }
+  }
+
+  /** Fills every peer's window. Wanted artifacts in order of priority, rarest chunk first. */
+  fill(): void {
+    const wanted = [...this.#held.entries()]
+      .filter(([, held]) => held.priority !== undefined && !held.have.complete)
+      .sort(([, a], [, b]) => (a.priority ?? 0) - (b.priority ?? 0))
+    if (wanted.length === 0) return
+    for (const [peer, source] of this.#sources) {
+      // Asked again when half of the window is empty: a message for every other chunk, not for each.
+      if (source.inFlightBytes > source.windowBytes * 0.5) continue
+      for (const [artifact, held] of wanted) {
+        const has = source.has.get(artifact)
+        if (has === undefined || has.count === 0) continue
+        this.#ask(peer, source, artifact, held, has)
+        if (source.inFlightBytes >= source.windowBytes) break
+      }
+    }
+  }
+
+  #ask(peer: string, source: Source, artifact: string, held: HeldArtifact, has: Bitmap): void {
+    const roomBytes = Math.min(
+      source.windowBytes - source.inFlightBytes,
+      this.#limits.totalWindowBytes - this.#totalInFlight,
+    )
+    if (roomBytes <= 0) return
+    if (source.requests.size === 0) source.lastChunkMs = this.#nowMs
+    if (has.complete && held.left > CHOOSE_SELF && !source.spent.has(artifact))
+      return this.#askAny(peer, source, artifact, held, roomBytes)
+    const candidate = (chunk: number): Candidate | undefined => {
+      if (held.have.has(chunk) || held.storing.has(chunk) || !has.has(chunk)) return undefined
+      const askers = held.requests.get(chunk)
+      if (askers?.has(peer) === true || source.requests.has(keyOf(artifact, chunk))) return undefined
+      return {
+        rarity: held.availability[chunk] ?? 0,
+        askedOf: askers?.size ?? 0,
+        lengthBytes: held.index.lengths[chunk] ?? 0,
+      }
+    }
+    const chunks = chooseChunks({ missing: held.missing(), roomBytes, candidate, random: this.#random })
+    if (chunks.length === 0) return
+    for (const chunk of chunks) {
+      held.requested(chunk, peer)
+      this.#request(source, artifact, chunk, held.index.lengths[chunk] ?? 0, 1)
+    }
+    this.#effects.send(peer, { type: 'want', artifact, chunks })
+  }
+
+  #askAny(peer: string, source: Source, artifact: string, held: HeldArtifact, roomBytes: number): void {
+    const any = new Bitmap(held.have.size)
+    for (const chunk of held.missing()) {
+      if (!held.have.has(chunk) && !held.storing.has(chunk) && !held.requests.has(chunk)) any.add(chunk)
+    }
+    const bytesEach = held.index.artifactBytes / Math.max(1, held.index.count)
+    const count = Math.min(any.count, 64, Math.max(1, Math.floor(roomBytes / bytesEach)))
+    if (count === 0) return
+    this.#request(source, artifact, undefined, bytesEach, count)
+    this.#effects.send(peer, { type: 'want-any', artifact, count, size: any.size, bits: any.bytes })
+  }
+
+  #request(source: Source, artifact: string, chunk: number | undefined, bytesEach: number, count: number): void {
+    const key = chunk === undefined ? anyKey(artifact) : keyOf(artifact, chunk)
+    const open = source.requests.get(key)
+    if (open === undefined)
+      source.requests.set(key, { artifact, chunk, bytesEach, sinceMs: this.#nowMs, left: count, abandoned: false })
+    else {
+      open.left += count
+      open.sinceMs = this.#nowMs
+    }
+    source.inFlightBytes += bytesEach * count
+    this.#totalInFlight += bytesEach * count
+  }
+
+  #reduce(source: Source, request: Request, left: number): void {
+    const bytes = (request.left - left) * request.bytesEach
+    request.left = left
+    source.inFlightBytes -= bytes
+    this.#totalInFlight -= bytes
+  }
+
+  #end(peer: string, source: Source, request: Request): void {
+    const key = request.chunk === undefined ? anyKey(request.artifact) : keyOf(request.artifact, request.chunk)
+    if (!source.requests.delete(key)) return
+    this.#reduce(source, request, 0)
+    if (!request.abandoned) this.#unrequest(peer, request)
+  }
+
+  #unrequest(peer: string, { artifact, chunk }: Request): void {
+    if (chunk !== undefined) this.#held.get(artifact)?.unrequested(chunk, peer)
+  }
+
+  /** Another peer was faster. */
+  #withdraw(peer: string, artifact: string, chunk: number): void {
+    const source = this.#sources.get(peer)
+    const request = source?.requests.get(keyOf(artifact, chunk))
+    if (source === undefined || request === undefined) return
+    this.#cancel(peer, request)
+    this.#end(peer, source, request)
+  }
+
+  #cancel(peer: string, { artifact, chunk }: Request): void {
+    if (chunk !== undefined) this.#effects.send(peer, { type: 'cancel', artifact, chunks: [chunk] })
+  }
+}
+
+/** The request that a chunk answers: one by number first. */
+function find(source: Source, artifact: string, chunk: number): Request | undefined {
+  return source.requests.get(keyOf(artifact, chunk)) ?? source.requests.get(anyKey(artifact))
+}
+
+function keyOf(artifact: string, chunk: number): string {
+  return `${artifact}:${chunk}`
+}
+
+function anyKey(artifact: string): string {
+  return `${artifact}:any`
+}
