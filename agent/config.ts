@@ -2,6 +2,7 @@ import { isMap, isPair, isScalar, LineCounter, parseDocument } from 'yaml'
 import { FlotillaError } from '../protocol/errors.ts'
 import { NAME_PATTERN, shape } from '../protocol/shape.ts'
 import { type MaintenanceWindow, parseWindow } from './control/reboot-gate.ts'
+import type { TrafficRules } from './control/traffic-policy.ts'
 import type { BuiltInRules } from './health/judge-health.ts'
 
 /** Settings of one device, from `agent.yaml`. Who it is (name, fleet, board) stands in its certificate instead. */
@@ -33,6 +34,10 @@ export type AgentConfig = {
   readonly builtIn: BuiltInRules
   readonly engineSocket: string
   readonly labels: Readonly<Record<string, string>>
+  readonly traffic: TrafficRules
+  readonly trafficFile: string
+  /** Scheduling class of the agent: 0 … 19, higher yields more. */
+  readonly nice: number
 }
 
 /** A configuration is a page, not a book: parsing megabytes of YAML takes seconds. */
@@ -59,6 +64,9 @@ const DEFAULTS = {
   health: {},
   engineSocket: '/var/run/docker.sock',
   labels: {},
+  traffic: {},
+  trafficFile: '/run/flotilla/traffic',
+  nice: 10,
 }
 
 /**
@@ -69,7 +77,7 @@ export function parseAgentConfig(text: string, file: string): AgentConfig {
   if (text.length > MAX_CONFIG_LENGTH)
     throw new FlotillaError('BAD_CONFIG', `${file}: ${text.length} characters, at most ${MAX_CONFIG_LENGTH} are read`)
   const lines = new LineCounter()
-  const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true })
+  const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true, logLevel: 'error' })
   const problem = document.errors[0]
   if (problem !== undefined) throw new FlotillaError('BAD_CONFIG', `${file}: ${problem.message}`)
   requireKnownKeys(document.contents, file, lines)
@@ -120,11 +128,10 @@ function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
     carryBytes: shape.integer(json['carryMiB'], 'carryMiB', 0, 1_048_576) * 1_048_576,
     socket: path('socket'),
     holdFile: path('holdFile'),
-    maintenance: strings('maintenance').map((text) => {
-      const window = parseWindow(text)
-      if (window === undefined) throw new FlotillaError('BAD_CONFIG', `maintenance: ${text} is not like 22:00-06:00`)
-      return window
-    }),
+    maintenance: strings('maintenance').map((text) => window(text, 'maintenance')),
+    traffic: toTraffic(shape.object(json['traffic'], 'traffic')),
+    trafficFile: path('trafficFile'),
+    nice: shape.integer(json['nice'], 'nice', 0, 19),
     healthDirectory: path('healthDirectory'),
     checkTimeoutMs: shape.integer(json['checkTimeoutSeconds'], 'checkTimeoutSeconds', 1, 3_600) * 1_000,
     builtIn: { peers: rule('peers'), engine: rule('engine'), containers: rule('containers') },
@@ -135,5 +142,29 @@ function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
         shape.string(value, `labels.${key}`, 64),
       ]),
     ),
+  }
+}
+
+function window(text: string, key: string): MaintenanceWindow {
+  const parsed = parseWindow(text)
+  if (parsed === undefined) throw new FlotillaError('BAD_CONFIG', `${key}: ${text} is not like 22:00-06:00`)
+  return parsed
+}
+
+function toTraffic(json: Readonly<Record<string, unknown>>): TrafficRules {
+  const keys = ['sendKiB', 'receiveKiB', 'perPeerKiB', 'quietHours', 'quietKiB', 'dailyMiB', 'meteredKiB']
+  shape.onlyKeys(json, 'traffic', keys)
+  const rate = (key: string, missing: number) =>
+    json[key] === undefined ? missing : shape.integer(json[key], `traffic.${key}`, 0, 100_000_000) * 1_024
+  return {
+    sendRate: rate('sendKiB', Infinity),
+    receiveRate: rate('receiveKiB', Infinity),
+    perPeerRate: rate('perPeerKiB', Infinity),
+    quietHours: shape
+      .array(json['quietHours'] ?? [], 'traffic.quietHours', 16)
+      .map((item) => window(shape.string(item, 'traffic.quietHours[]', 16), 'traffic.quietHours')),
+    quietRate: rate('quietKiB', 0),
+    dailyBytes: rate('dailyMiB', Infinity) * 1_024,
+    meteredRate: rate('meteredKiB', 0),
   }
 }

@@ -16,6 +16,8 @@ import { agentRoutes, type AgentView, buildRecord } from './control/agent-view.t
 import type { EventLog } from './control/event-log.ts'
 import { HoldList } from './control/hold-list.ts'
 import { serveLocalApi } from './control/local-api.ts'
+import { TrafficGuard } from './control/traffic-guard.ts'
+import { yieldToTheRobot } from './control/yield-to-the-robot.ts'
 import { OwnRecord } from './control/own-record.ts'
 import { judgeGate } from './control/reboot-gate.ts'
 import { FleetSync } from './fleet-sync.ts'
@@ -117,6 +119,15 @@ export class Agent {
     }
     const driver = new ExchangeDriver(node, store, exchangeEvents, listener)
     const completion = new FileCompletion(store, (chunks) => driver.foundLocally(chunks))
+    const traffic = await TrafficGuard.open({
+      rules: this.#config.traffic,
+      file: this.#config.trafficFile,
+      persist: this.#persist,
+      movedBytes: () => this.#counters.fetchedBytes + this.#counters.servedBytes,
+      floorMs: () => timeFloorMs(trust.set),
+      apply: (verdict) => driver.limit({ ...verdict, perPeerRate: this.#config.traffic.perPeerRate }),
+    })
+    yieldToTheRobot(this.#config.nice)
     const chunks: ChunkSource = {
       want: (index, have, priority) => driver.want(index, have, priority),
       foundLocally: (found) => driver.foundLocally(found),
@@ -199,6 +210,7 @@ export class Agent {
       book: sync.book,
       log: this.#log,
       holds: this.#holds,
+      traffic,
       counters: this.#counters,
     }
     const own = await OwnRecord.open(this.#persist, () => buildRecord(view), certificateBytes, identity.sign)
@@ -234,6 +246,7 @@ export class Agent {
     clearInterval(considerTimer)
     this.#stop.abort(new Error('stopping'))
     sync.stop()
+    traffic.stop()
     driver.stop()
     api.close()
     await savePeers(this.#persist, node.known())

@@ -20,6 +20,7 @@ export function deviceCommands(): Command[] {
     fleetCommand(),
     rollbackCommand(),
     holdCommand(),
+    limitCommand(),
   ]
 }
 
@@ -45,6 +46,8 @@ function statusText(status: Json): string {
   const next = status['next'] as Json | null
   const trust = shape.object(status['trust'], 'status.trust')
   const failed = shape.array(status['failed'], 'status.failed', 64) as readonly Json[]
+  const halted = shape.array(status['halted'], 'status.halted', 64) as readonly Json[]
+  const limits = shape.array(status['limits'], 'status.limits', 64)
   const lines = [
     ['device', `${status['name']} (${status['board']}, channel ${status['channel']}, fleet ${status['fleet']})`],
     ['id', status['device']],
@@ -57,6 +60,8 @@ function statusText(status: Json): string {
     ],
     ...(next === null ? [] : [['next', `${next['version']}: ${next['percent']} % here`]]),
     ...(status['waitingFor'] === '' ? [] : [['waits for', status['waitingFor']]]),
+    ...limits.map((limit) => ['limited', limit]),
+    ...halted.map((entry) => ['halted', `${String(entry['id']).slice(0, 16)}: ${entry['reason']}`]),
     ...failed.map((entry) => ['failed', `${entry['version']}: ${entry['reason']}`]),
     [
       'trust',
@@ -65,7 +70,7 @@ function statusText(status: Json): string {
     ['peers', status['peers']],
     [
       'traffic',
-      `${formatBytes(Number(status['fetchedBytes']))} fetched, ${formatBytes(Number(status['servedBytes']))} given`,
+      `${formatBytes(Number(status['fetchedBytes']))} fetched, ${formatBytes(Number(status['servedBytes']))} given; ${formatBytes(Number(status['todayBytes']))} today`,
     ],
   ]
   return lines.map(([key, value]) => `${String(key).padEnd(10)} ${String(value)}\n`).join('')
@@ -178,4 +183,37 @@ function holdCommand(): Command {
         throw new FlotillaError('USAGE', 'hold: say what the device is busy with: flotilla hold REASON')
       await askAgent(options.socket, 'POST', '/hold', { reason, seconds: Math.round(Number(options.minutes) * 60) })
     })
+}
+
+function limitCommand(): Command {
+  return command('limit', 'slow down what this device sends and receives for a while')
+    .argument('[kibPerSecond]', 'KiB per second in each direction; 0 stops chunks altogether')
+    .argument('[reason]', 'what the link is needed for', 'by hand')
+    .option('--minutes <n>', 'how long', '60')
+    .option('--release [reason]', 'end the limit with this reason, or all of them')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  flotilla limit 200 teleoperation --minutes 10
+  flotilla limit --release
+News, signed metadata and halts are never limited. A program may write the file named by trafficFile instead: line 1 KiB
+per second, line 2 the reason; the limit holds while the file exists.`,
+    )
+    .action(
+      async (
+        rate: string | undefined,
+        reason: string,
+        options: Common & { minutes: string; release?: boolean | string },
+      ) => {
+        if (options.release !== undefined) {
+          const body = typeof options.release === 'string' ? { reason: options.release } : undefined
+          return void (await askAgent(options.socket, 'POST', '/release-limit', body))
+        }
+        if (rate === undefined || !/^\d+$/.test(rate))
+          throw new FlotillaError('USAGE', 'limit: say how many KiB per second, such as `flotilla limit 200`')
+        const seconds = Math.round(Number(options.minutes) * 60)
+        await askAgent(options.socket, 'POST', '/limit', { reason, kibPerSecond: Number(rate), seconds })
+      },
+    )
 }

@@ -18,6 +18,7 @@ import type { EventLog } from './event-log.ts'
 import type { HoldList } from './hold-list.ts'
 import type { LocalApi } from './local-api.ts'
 import { MAX_HOLD_SECONDS } from './reboot-gate.ts'
+import type { TrafficGuard } from './traffic-guard.ts'
 
 /** The parts of a running agent that its record and its local API speak of. */
 export type AgentView = {
@@ -34,6 +35,7 @@ export type AgentView = {
   readonly book: RecordBook
   readonly log: EventLog
   readonly holds: HoldList
+  readonly traffic: TrafficGuard
   readonly counters: { readonly fetchedBytes: number; readonly servedBytes: number }
 }
 
@@ -81,7 +83,7 @@ function stateOf({ state: { phase, outcome } }: Updater): DeviceState {
 
 /** What can be asked of the agent on its own device, and told to it. */
 export function agentRoutes(view: AgentView): LocalApi {
-  const { node, updater, holds, log } = view
+  const { node, updater, holds, traffic, log } = view
   return {
     'GET /status': () => describeStatus(view),
     'GET /peers': () =>
@@ -102,6 +104,21 @@ export function agentRoutes(view: AgentView): LocalApi {
     'POST /release-hold': (body) => {
       const reason = body === undefined ? undefined : shape.object(body, 'release')['reason']
       return { holds: holds.release(reason === undefined ? undefined : shape.string(reason, 'release: reason', 200)) }
+    },
+    'POST /limit': (body) => {
+      const json = shape.object(body, 'limit')
+      const reason = shape.string(json['reason'], 'limit: reason', 200)
+      const kib = shape.integer(json['kibPerSecond'], 'limit: kibPerSecond', 0, 100_000_000)
+      const seconds = shape.integer(json['seconds'], 'limit: seconds', 1, MAX_HOLD_SECONDS)
+      traffic.add(reason, kib * 1_024, seconds)
+      log.add('info', 'limit', { reason, kibPerSecond: kib, seconds })
+      return { reason, kibPerSecond: kib, seconds }
+    },
+    'POST /release-limit': (body) => {
+      const reason = body === undefined ? undefined : shape.object(body, 'release')['reason']
+      return {
+        limits: traffic.release(reason === undefined ? undefined : shape.string(reason, 'release: reason', 200)),
+      }
     },
     'POST /rollback': async (body) => ({
       to: await updater.rollback(shape.string(shape.object(body, 'rollback')['reason'], 'rollback: reason', 200)),
@@ -135,6 +152,8 @@ async function describeStatus(view: AgentView) {
     },
     peers: view.node.members().length,
     ...view.counters,
+    todayBytes: view.traffic.todayBytes,
+    limits: view.traffic.verdict.reasons,
     memoryBytes: process.memoryUsage.rss(),
     uptimeSeconds: Math.round(process.uptime()),
   }

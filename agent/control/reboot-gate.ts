@@ -27,11 +27,15 @@ export function judgeGate(
   const hold = holds.find((entry) => entry.untilMs > nowMs)
   if (hold !== undefined) return { open: false, reason: hold.reason }
   if (windows.length === 0 || wallClock.getTime() < floorMs) return { open: true }
-  const minute = wallClock.getHours() * 60 + wallClock.getMinutes()
-  const inside = windows.some(({ fromMinute, toMinute }) =>
-    fromMinute <= toMinute ? minute >= fromMinute && minute < toMinute : minute >= fromMinute || minute < toMinute,
-  )
+  const inside = windows.some((window) => isInside(window, wallClock))
   return inside ? { open: true } : { open: false, reason: 'outside the maintenance windows' }
+}
+
+/** Whether a local time lies in a daily window. */
+export function isInside({ fromMinute, toMinute }: MaintenanceWindow, wallClock: Date): boolean {
+  const minute = wallClock.getHours() * 60 + wallClock.getMinutes()
+  if (fromMinute <= toMinute) return minute >= fromMinute && minute < toMinute
+  return minute >= fromMinute || minute < toMinute
 }
 
 /** Parses `22:00-06:00`; undefined when it is not a window. */

@@ -3,6 +3,7 @@ import { type Candidate, chooseChunks } from './choose-chunks.ts'
 import type { HeldArtifact } from './held-artifact.ts'
 import type { ExchangeLimits } from './limits.ts'
 import type { ExchangeMessage, RejectCode } from './messages.ts'
+import { TokenBucket } from './token-bucket.ts'
 
 /**
  * What was asked of a peer. One chunk by number, or `left` chunks as the source likes: then which they are is not known
@@ -56,6 +57,7 @@ export class Asking {
   #nowMs = 0
   #lastRateMs = 0
   #totalInFlight = 0
+  readonly #budget = new TokenBucket(Infinity, 0)
 
   constructor(
     limits: ExchangeLimits,
@@ -67,6 +69,11 @@ export class Asking {
     this.#random = random
     this.#held = held
     this.#effects = effects
+  }
+
+  /** Bytes per second that may be asked for: what is not asked does not come. */
+  limit(receiveRate: number): void {
+    this.#budget.setRate(receiveRate, this.#nowMs)
   }
 
   /** Bytes asked for and not yet on disk. */
@@ -248,7 +255,7 @@ export class Asking {
     const wanted = [...this.#held.entries()]
       .filter(([, held]) => held.priority !== undefined && !held.have.complete)
       .sort(([, a], [, b]) => (a.priority ?? 0) - (b.priority ?? 0))
-    if (wanted.length === 0) return
+    if (wanted.length === 0 || this.#budget.available(this.#nowMs) <= 0) return
     for (const [peer, source] of this.#sources) {
       // Asked again when half of the window is empty: a message for every other chunk, not for each.
       if (source.inFlightBytes > source.windowBytes * 0.5) continue
@@ -265,6 +272,7 @@ export class Asking {
     const roomBytes = Math.min(
       source.windowBytes - source.inFlightBytes,
       this.#limits.totalWindowBytes - this.#totalInFlight,
+      this.#budget.available(this.#nowMs),
     )
     if (roomBytes <= 0) return
     if (source.requests.size === 0) source.lastChunkMs = this.#nowMs
@@ -310,6 +318,7 @@ export class Asking {
       open.left += count
       open.sinceMs = this.#nowMs
     }
+    this.#budget.take(bytesEach * count, this.#nowMs)
     source.inFlightBytes += bytesEach * count
     this.#totalInFlight += bytesEach * count
   }

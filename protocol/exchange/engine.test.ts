@@ -216,6 +216,58 @@ describe('the exchange engine', () => {
     expect(engine.inFlightBytes).toBeLessThanOrEqual(DEFAULT_LIMITS.totalWindowBytes + CHUNK_BYTES)
   })
 
+  it('is not kept from serving others by peers that never take their chunk', () => {
+    const engine = new ExchangeEngine(random(5))
+    engine.step({ type: 'offer-artifact', index, have: Bitmap.full(index.count) }, 0)
+    const want = (peer: string, nowMs: number) => {
+      engine.step({ type: 'peer-joined', peer }, nowMs)
+      const message = { type: 'want', artifact: index.id, chunks: [1, 2, 3] } as const
+      return engine.step({ type: 'message', peer, message }, nowMs).filter((effect) => effect.type === 'serve')
+    }
+    for (let at = 0; at < 8; at += 1) expect(want(`silent-${at}`, 0)).toHaveLength(1)
+    expect(want('honest', 0), 'eight uploads at once').toEqual([])
+    const later = engine.step({ type: 'tick' }, 2_001).filter((effect) => effect.type === 'serve')
+    expect(later).toMatchObject([{ peer: 'honest' }])
+    expect(engine.step({ type: 'sent', peer: 'honest' }, 2_002)).toMatchObject([{ type: 'serve', peer: 'honest' }])
+  })
+
+  it('gives each of several peers that let it choose a chunk that nobody has, then says so', () => {
+    const engine = new ExchangeEngine(random(6))
+    engine.step({ type: 'offer-artifact', index, have: Bitmap.full(index.count) }, 0)
+    const bits = new Uint8Array(Math.ceil(index.count / 8)).fill(0xff)
+    const given: number[] = []
+    const spent: string[] = []
+    const take = (effects: readonly ExchangeEffect[]): void => {
+      for (const effect of effects) {
+        if (effect.type === 'send' && effect.message.type === 'spent') spent.push(effect.peer)
+        if (effect.type !== 'serve') continue
+        given.push(effect.chunk)
+        take(engine.step({ type: 'sent', peer: effect.peer }, 0))
+      }
+    }
+    for (let round = 0; round < 60; round += 1) {
+      const peer = `p${round % 3}`
+      engine.step({ type: 'peer-joined', peer }, 0)
+      const message = { type: 'want-any', artifact: index.id, count: 4, size: index.count, bits } as const
+      take(engine.step({ type: 'message', peer, message }, 0))
+    }
+    expect(given.length).toBe(index.count)
+    expect(new Set(given).size).toBe(index.count)
+    expect(new Set(spent).size).toBe(3)
+  })
+
+  it('asks for no more than it may receive', () => {
+    const engine = new ExchangeEngine(random(8))
+    engine.step({ type: 'limit', receiveRate: 0 }, 0)
+    engine.step({ type: 'want-artifact', index, have: new Bitmap(index.count), priority: 0 }, 0)
+    engine.step({ type: 'peer-joined', peer: 'p' }, 0)
+    const have = { type: 'have', artifact: index.id, size: index.count, bits: Bitmap.full(index.count).bytes } as const
+    expect(engine.step({ type: 'message', peer: 'p', message: have }, 0)).toEqual([])
+    expect(engine.step({ type: 'tick' }, 60_000)).toEqual([])
+    engine.step({ type: 'limit', receiveRate: 100_000 }, 60_000)
+    expect(engine.step({ type: 'tick' }, 61_000)).toMatchObject([{ message: { type: 'want-any', count: 1 } }])
+  })
+
   it('asks again for a chunk that was offered whole and turns out rotten', () => {
     const { swarm } = swarmOf(5, 1)
     swarm.add('victim')

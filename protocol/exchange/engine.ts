@@ -32,6 +32,8 @@ export type ExchangeInput =
   | { readonly type: 'chunk-rotten'; readonly artifact: string; readonly chunk: number }
   /** The peer's outgoing stream can take more. */
   | { readonly type: 'sent'; readonly peer: string }
+  /** How many bytes per second may be asked for; Infinity for no limit. */
+  | { readonly type: 'limit'; readonly receiveRate: number }
   | { readonly type: 'tick' }
 
 export type ExchangeEffect =
@@ -141,6 +143,9 @@ export class ExchangeEngine {
         break
       case 'sent':
         this.#serving.sent(input.peer)
+        break
+      case 'limit':
+        this.#asking.limit(input.receiveRate)
         break
       case 'tick':
         for (const [artifact, held] of this.#held) this.#serving.announce(artifact, held)

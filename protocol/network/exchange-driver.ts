@@ -13,6 +13,7 @@ import {
 } from '../exchange/messages.ts'
 import { type BulkListener, type BulkSession, MAX_QUESTION_BYTES } from './bulk-channel.ts'
 import { BulkLinks, sendChunk } from './bulk-links.ts'
+import { TokenBucket } from '../exchange/token-bucket.ts'
 import type { FleetNode } from './fleet-node.ts'
 import { FrameStream } from './frame-stream.ts'
 
@@ -45,6 +46,8 @@ type BlobRequest = {
   resolve: (bytes: Uint8Array | undefined) => void
 }
 
+/** A limit may be lifted at any time: whoever waits looks again after this. */
+const LOOK_AGAIN_MS = 500
 const NOTHING = new Uint8Array()
 const BLOB_TIMEOUT_MS = 30_000
 const MAX_BLOB_REQUESTS = 16
@@ -64,6 +67,9 @@ export class ExchangeDriver {
   readonly #answering = new Map<string, FrameStream>()
   readonly #blobs = new Map<string, BlobRequest[]>()
   readonly #bulk: BulkLinks
+  readonly #sendBudget = new TokenBucket(Infinity, 0)
+  readonly #peerBudgets = new Map<string, TokenBucket>()
+  #perPeerRate = Infinity
   #timer: NodeJS.Timeout | undefined
 
   /** @param listener - where peers fetch chunks outside the Noise stream; undefined leaves everything on it */
@@ -94,8 +100,35 @@ export class ExchangeDriver {
     this.#asking.delete(peer)
     this.#answering.delete(peer)
     this.#bulk.gone(peer)
+    this.#peerBudgets.delete(peer)
     this.#apply({ type: 'peer-left', peer })
     this.#failBlobs(peer)
+  }
+
+  /**
+   * Limits how fast chunks move, in bytes per second: Infinity for no limit, 0 for nothing. Questions, small files and
+   * news are not limited.
+   */
+  limit(rates: { readonly sendRate: number; readonly receiveRate: number; readonly perPeerRate: number }): void {
+    const nowMs = performance.now()
+    this.#sendBudget.setRate(rates.sendRate, nowMs)
+    this.#perPeerRate = rates.perPeerRate
+    for (const budget of this.#peerBudgets.values()) budget.setRate(rates.perPeerRate, nowMs)
+    this.#apply({ type: 'limit', receiveRate: rates.receiveRate })
+  }
+
+  /** Waits until the budgets of all and of this peer let a chunk go, and takes it from them. */
+  async #spend(peer: string, bytes: number): Promise<void> {
+    const budget = this.#peerBudgets.get(peer) ?? new TokenBucket(this.#perPeerRate, performance.now())
+    this.#peerBudgets.set(peer, budget)
+    for (;;) {
+      const nowMs = performance.now()
+      const waitMs = Math.max(this.#sendBudget.waitMs(nowMs), budget.waitMs(nowMs))
+      if (waitMs === 0 || !this.#node.isMember(peer)) break
+      await new Promise((resolve) => setTimeout(resolve, Math.min(waitMs, LOOK_AGAIN_MS)))
+    }
+    this.#sendBudget.take(bytes, performance.now())
+    budget.take(bytes, performance.now())
   }
 
   want(index: ChunkIndex, have: Bitmap, priority: number): void {
@@ -374,6 +407,7 @@ export class ExchangeDriver {
 
   async #serve(peer: string, artifact: string, chunk: number): Promise<void> {
     const payload = await this.#store.readChunk(artifact, chunk).catch(() => undefined)
+    if (payload !== undefined) await this.#spend(peer, payload.length)
     const frames = this.#answering.get(peer)
     if (payload === undefined) {
       this.#apply({ type: 'chunk-rotten', artifact, chunk })

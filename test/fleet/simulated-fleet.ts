@@ -23,6 +23,7 @@ export type DeviceStatus = {
   readonly failed: readonly { readonly version: string; readonly reason: string }[]
   readonly halted: readonly { readonly id: string; readonly reason: string }[]
   readonly waitingFor: string
+  readonly limits: readonly string[]
   readonly peers: number
   readonly fetchedBytes: number
   readonly servedBytes: number

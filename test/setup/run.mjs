@@ -1,4 +1,4 @@
-// The entry of `npm start`, `npm test`, `npm run check|bench|bundle`: plain JavaScript for whatever Node is there,
+// The entry of `npm start`, `npm test`, `npm run check|bench|bundle|fuzz`: plain JavaScript for whatever Node is there,
 // since it fetches the right one. Does all set-up, says what it does, then hands over.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, statSync } from 'node:fs'
@@ -42,6 +42,7 @@ const entry = {
   check: ['test/setup/check.ts'],
   bench: ['test/bench/bench.ts'],
   bundle: ['test/setup/bundle.ts'],
+  fuzz: ['test/fuzz/fuzz.ts'],
 }[task]
 if (entry === undefined) {
   console.error(`run: no such task: ${task}`)

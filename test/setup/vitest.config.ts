@@ -15,6 +15,7 @@ export default defineConfig({
             'test/trust/**/*.test.ts',
             'test/slots/**/*.test.ts',
             'test/simulation/**/*.test.ts',
+            'test/fuzz/**/*.test.ts',
           ],
           testTimeout: 180_000,
           maxWorkers: 2,
@@ -25,7 +26,7 @@ export default defineConfig({
         test: {
           name: 'fleet',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/trust/**', 'test/slots/**', 'test/simulation/**'],
+          exclude: ['test/trust/**', 'test/slots/**', 'test/simulation/**', 'test/fuzz/**'],
           testTimeout: 300_000,
           hookTimeout: 180_000,
           fileParallelism: false,

@@ -1,0 +1,147 @@
+import { execFile } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import type { Disk } from '../store/disk.ts'
+import { GenerationFile } from '../store/generation-file.ts'
+import { parseJson, shape } from '../../protocol/shape.ts'
+import { judgeTraffic, type TrafficRules, type TrafficVerdict, type TrafficWish } from './traffic-policy.ts'
+
+const MOST_WISHES = 32
+const TICK_MS = 1_000
+const METERED_EVERY_MS = 30_000
+const SAVE_BYTES = 16 * 2 ** 20
+const DAY_MS = 86_400_000
+
+export type TrafficGuardDeps = {
+  readonly rules: TrafficRules
+  /** Written by the robot: line 1 KiB per second, line 2 the reason. While it exists it holds. */
+  readonly file: string
+  readonly persist: Disk
+  /** Bytes sent and received since the agent started. */
+  readonly movedBytes: () => number
+  /** The earliest that today can be: boards wake up in 1970. */
+  readonly floorMs: () => number
+  readonly apply: (verdict: TrafficVerdict) => void
+}
+
+/** Keeps the limits of the transfer in line with what the robot, the calendar, the budget and the link allow. */
+export class TrafficGuard {
+  readonly #deps: TrafficGuardDeps
+  readonly #file: GenerationFile
+  #wishes: TrafficWish[] = []
+  #day: number
+  #dayBytes: number
+  #countedBytes = 0
+  #savedBytes: number
+  #metered = false
+  #meteredMs = -Infinity
+  #timer: NodeJS.Timeout | undefined
+  verdict: TrafficVerdict = { sendRate: Infinity, receiveRate: Infinity, reasons: [] }
+
+  private constructor(deps: TrafficGuardDeps, file: GenerationFile, day: number, dayBytes: number) {
+    this.#deps = deps
+    this.#file = file
+    this.#day = day
+    this.#dayBytes = dayBytes
+    this.#savedBytes = dayBytes
+  }
+
+  static async open(deps: TrafficGuardDeps): Promise<TrafficGuard> {
+    const file = new GenerationFile(deps.persist, 'update/traffic', 256)
+    const bytes = await file.read()
+    const json = bytes === undefined ? {} : shape.object(parseJson(bytes, 'traffic', 256), 'traffic')
+    const number = (key: string) => (json[key] === undefined ? 0 : shape.integer(json[key], `traffic.${key}`, 0))
+    const guard = new TrafficGuard(deps, file, number('day'), number('bytes'))
+    await guard.#tick()
+    guard.#timer = setInterval(() => void guard.#tick().catch(() => {}), TICK_MS) // a full disk: counted in memory
+    guard.#timer.unref()
+    return guard
+  }
+
+  stop(): void {
+    clearInterval(this.#timer)
+  }
+
+  /** The robot asks for a limit, or renews the one with the same reason. @param rate - bytes per second */
+  add(reason: string, rate: number, seconds: number): void {
+    const others = this.#wishes.filter((wish) => wish.reason !== reason)
+    this.#wishes = [...others, { reason, rate, untilMs: performance.now() + seconds * 1_000 }].slice(-MOST_WISHES)
+    this.#judge([])
+  }
+
+  /** Ends the limit with this reason, or all. @returns how many are left */
+  release(reason: string | undefined): number {
+    this.#wishes = this.#wishes.filter((wish) => reason !== undefined && wish.reason !== reason)
+    this.#judge([])
+    return this.#wishes.length
+  }
+
+  get todayBytes(): number {
+    return this.#dayBytes
+  }
+
+  async #tick(): Promise<void> {
+    const nowMs = performance.now()
+    this.#wishes = this.#wishes.filter((wish) => wish.untilMs > nowMs)
+    if (this.#deps.rules.meteredRate !== Infinity && nowMs - this.#meteredMs > METERED_EVERY_MS) {
+      this.#meteredMs = nowMs
+      this.#metered = await isMetered()
+    }
+    const wish = await readTrafficFile(this.#deps.file)
+    this.#judge(wish === undefined ? [] : [wish])
+    await this.#count()
+  }
+
+  #judge(more: readonly TrafficWish[]): void {
+    this.verdict = judgeTraffic(this.#deps.rules, {
+      nowMs: performance.now(),
+      wishes: [...this.#wishes, ...more],
+      wallClock: new Date(),
+      todayBytes: this.#dayBytes,
+      metered: this.#metered,
+    })
+    this.#deps.apply(this.verdict)
+  }
+
+  async #count(): Promise<void> {
+    const moved = this.#deps.movedBytes()
+    this.#dayBytes += moved - this.#countedBytes
+    this.#countedBytes = moved
+    const day = Math.floor(Math.max(Date.now(), this.#deps.floorMs()) / DAY_MS)
+    if (day > this.#day) {
+      this.#day = day
+      this.#dayBytes = 0
+      this.#savedBytes = -SAVE_BYTES
+    }
+    if (this.#deps.rules.dailyBytes === Infinity || this.#dayBytes - this.#savedBytes < SAVE_BYTES) return
+    this.#savedBytes = this.#dayBytes
+    await this.#file.write(Buffer.from(JSON.stringify({ day: this.#day, bytes: this.#dayBytes })))
+  }
+}
+
+/** Reads the robot's file: `200` or `200\nteleoperation`; undefined when there is none, nothing at all when it is garbage. */
+export async function readTrafficFile(path: string): Promise<TrafficWish | undefined> {
+  let text: string
+  try {
+    text = await readFile(path, 'utf8')
+  } catch {
+    return undefined
+  }
+  const [first = '', second = ''] = text.slice(0, 1_000).split('\n')
+  const kib = /^\d{1,9}$/.test(first.trim()) ? Number(first.trim()) : 0
+  const reason = second.trim().slice(0, 200) || 'limited by file'
+  return { reason, rate: kib * 1_024, untilMs: Infinity }
+}
+
+/** Whether NetworkManager calls the primary connection metered, or guesses so. False where it does not run. */
+function isMetered(): Promise<boolean> {
+  const name = 'org.freedesktop.NetworkManager'
+  const args = ['get-property', name, `/${name.replaceAll('.', '/')}`, name, 'Metered']
+  return new Promise((resolve) => {
+    execFile('busctl', args, { timeout: 2_000 }, (error, stdout) => resolve(error === null && parseMetered(stdout)))
+  })
+}
+
+/** NM_METERED_YES is 1, NM_METERED_GUESS_YES 3. @see https://networkmanager.dev/docs/api/latest/nm-dbus-types.html */
+export function parseMetered(stdout: string): boolean {
+  return /^u [13]\s*$/.test(stdout)
+}

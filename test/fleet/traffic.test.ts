@@ -1,0 +1,52 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { imageSet } from './build-images.ts'
+import { canUseNamespaces, namespaceNetwork } from './network.ts'
+import { SimulatedFleet } from './simulated-fleet.ts'
+
+const NAMES = ['a1', 'a2', 'busy']
+
+describe('a robot that needs the link for itself', () => {
+  const images = imageSet()
+  let fleet: SimulatedFleet
+
+  beforeAll(async () => {
+    expect(canUseNamespaces(), 'network namespaces need root').toBe(true)
+    fleet = new SimulatedFleet(namespaceNetwork(200), images)
+    await fleet.init()
+    await fleet.release('pi-4', '1', images.r1)
+    for (const name of NAMES) {
+      await fleet.addDevice(name, 'pi-4', 'pi-4@1', { trafficFile: join(fleet.directory, `${name}.traffic`) })
+    }
+    for (const name of NAMES) fleet.start(name)
+    for (const name of NAMES) await fleet.until(name, 'meshed', (status) => status.peers === 2)
+  })
+
+  afterAll(async () => fleet?.close())
+
+  it('gets no chunk while it says so, hears the news all the same, and catches up afterwards', async () => {
+    await fleet.ask('busy', '/limit', 'POST', { reason: 'teleoperation', kibPerSecond: 0, seconds: 600 })
+    await fleet.release('pi-4', '2', images.r3)
+    const seeding = await fleet.startFlotilla(['seed', 'a1', 'pi-4@2'])
+    for (const name of ['a1', 'a2']) await fleet.untilRunning(name, '2')
+    await fleet.untilHeard('busy', 'a2', (row) => row.version === '2' && row.state === 'proven')
+    const limited = await fleet.status('busy')
+    expect(limited).toMatchObject({ fetchedBytes: 0, limits: ['nothing: teleoperation'], next: { version: '2' } })
+    expect((await fleet.ask('busy', '/release-limit', 'POST')) as object).toEqual({ limits: 0 })
+    await fleet.untilRunning('busy', '2')
+    await fleet.end(seeding)
+  })
+
+  it('gives no chunk either: the others get what they lack from elsewhere', async () => {
+    writeFileSync(join(fleet.directory, 'a1.traffic'), '0\nrecording\n')
+    await fleet.until('a1', 'limited', (status) => status.limits.includes('nothing: recording'))
+    const served = (await fleet.status('a1')).servedBytes
+    await fleet.release('pi-4', '3', images.r2)
+    const seeding = await fleet.startFlotilla(['seed', 'a2', 'pi-4@3'])
+    for (const name of ['a2', 'busy']) await fleet.untilRunning(name, '3')
+    await fleet.end(seeding)
+    expect((await fleet.status('a1')).servedBytes).toBe(served)
+    expect((await fleet.status('a1')).running?.version).toBe('2')
+  })
+})

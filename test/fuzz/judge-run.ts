@@ -1,0 +1,17 @@
+import { FlotillaError } from '../../protocol/errors.ts'
+import type { Decoder } from './decoders.ts'
+
+const MOST_MS = 1_000
+
+/** What is wrong with a decoder on these bytes, or undefined: it must return or throw a coded error, within a second. */
+export function judgeRun(decoder: Decoder, bytes: Uint8Array): string | undefined {
+  const startedMs = performance.now()
+  try {
+    decoder.run(bytes)
+  } catch (error) {
+    if (!(error instanceof FlotillaError))
+      return error instanceof Error ? (error.stack ?? error.message) : String(error)
+  }
+  const tookMs = performance.now() - startedMs
+  return tookMs > MOST_MS ? `took ${Math.round(tookMs)} ms for ${bytes.length} bytes` : undefined
+}
