@@ -1,5 +1,5 @@
 import { Bitmap } from './bitmap.ts'
-import { type Candidate, chooseChunks } from './choose-chunks.ts'
+import { chooseChunks } from './choose-chunks.ts'
 import type { HeldArtifact } from './held-artifact.ts'
 import type { ExchangeLimits } from './limits.ts'
 import type { ExchangeMessage, RejectCode } from './messages.ts'
@@ -11,7 +11,8 @@ import { TokenBucket } from './token-bucket.ts'
  */
 type Request = {
   readonly artifact: string
-  readonly chunk: number | undefined
+  /** Or ANY. */
+  readonly chunk: number
   readonly bytesEach: number
   sinceMs: number
   left: number
@@ -21,7 +22,8 @@ type Request = {
 
 type Source = {
   readonly has: Map<string, Bitmap>
-  readonly requests: Map<string, Request>
+  /** By artifact, then by chunk, or ANY. Numbers: building a text for each look was a fifth of the cost of a transfer. */
+  readonly requests: Map<string, Map<number, Request>>
   /** Artifacts of which the source has given everything to somebody: it is asked by number. */
   readonly spent: Set<string>
   inFlightBytes: number
@@ -39,8 +41,13 @@ export type AskingEffects = {
 
 /** Two windows of chunks that crossed a cancel are innocent. */
 const MAX_UNASKED_BYTES = 4 * 2 ** 20
-/** With so few chunks left it is better to choose oneself. */
-const CHOOSE_SELF = 20
+/** In place of a chunk number: whichever the source likes. */
+const ANY = -1
+/** With so few chunks left it is better to choose oneself, and a chunk may be asked of a second peer: the tail of a transfer
+ *  must not wait for one slow link. */
+const ENDGAME_CHUNKS = 20
+/** Candidates that are ranked by rarity for one question. */
+const SAMPLE = 256
 
 /**
  * The asking side of the exchange: whom to ask for which chunk. Rarest chunk first with random ties; a window of bytes
@@ -122,7 +129,7 @@ export class Asking {
   left(peer: string): void {
     const source = this.#sources.get(peer)
     if (source === undefined) return
-    for (const request of [...source.requests.values()]) this.#end(peer, source, request)
+    for (const request of allOf(source)) this.#end(peer, source, request)
     for (const [artifact, bits] of source.has) this.#held.get(artifact)?.countAvailability(bits, -1)
     this.#sources.delete(peer)
   }
@@ -133,8 +140,7 @@ export class Asking {
 
   forgotten(artifact: string): void {
     for (const [peer, source] of this.#sources) {
-      for (const request of [...source.requests.values()]) {
-        if (request.artifact !== artifact) continue
+      for (const request of [...(source.requests.get(artifact)?.values() ?? [])]) {
         this.#cancel(peer, request)
         this.#end(peer, source, request)
       }
@@ -183,22 +189,21 @@ export class Asking {
     if (request.left === 0) this.#end(peer, source, request)
     if (held === undefined || held.have.has(chunk) || held.storing.has(chunk)) return
     for (const other of [...(held.requests.get(chunk) ?? [])]) this.#withdraw(other, artifact, chunk)
-    held.storing.set(chunk, payload.length)
+    held.beginStoring(chunk, payload.length)
     this.#totalInFlight += payload.length // until it is on disk it takes up memory
     this.#effects.store(peer, artifact, chunk, payload)
   }
 
   /** The chunk was written, or will not be. */
   stored(held: HeldArtifact, chunk: number): void {
-    this.#totalInFlight -= held.storing.get(chunk) ?? 0
-    held.storing.delete(chunk)
+    this.#totalInFlight -= held.endStoring(chunk)
   }
 
   rejected(peer: string, artifact: string, chunk: number, code: RejectCode): void {
     const source = this.#sources.get(peer)
     if (source === undefined) return
     const request = find(source, artifact, chunk)
-    if (request?.chunk !== undefined) this.#end(peer, source, request)
+    if (request !== undefined && request.chunk !== ANY) this.#end(peer, source, request)
     if (code === 'busy') this.#slowDown(source)
     else this.changed(peer, artifact, [chunk], false)
   }
@@ -208,7 +213,7 @@ export class Asking {
     const source = this.#sources.get(peer)
     if (source === undefined) return
     source.spent.add(artifact)
-    const request = source.requests.get(anyKey(artifact))
+    const request = source.requests.get(artifact)?.get(ANY)
     if (request !== undefined) this.#end(peer, source, request)
   }
 
@@ -220,7 +225,7 @@ export class Asking {
     }
     for (const [peer, source] of this.#sources) {
       if (this.#nowMs - source.lastChunkMs < this.#limits.requestTimeoutMs) continue
-      for (const request of [...source.requests.values()]) this.#expire(peer, source, request)
+      for (const request of allOf(source)) this.#expire(peer, source, request)
     }
   }
 
@@ -276,44 +281,38 @@ export class Asking {
     )
     if (roomBytes <= 0) return
     if (source.requests.size === 0) source.lastChunkMs = this.#nowMs
-    if (has.complete && held.left > CHOOSE_SELF && !source.spent.has(artifact))
+    if (has.complete && held.left > ENDGAME_CHUNKS && !source.spent.has(artifact))
       return this.#askAny(peer, source, artifact, held, roomBytes)
-    const candidate = (chunk: number): Candidate | undefined => {
-      if (held.have.has(chunk) || held.storing.has(chunk) || !has.has(chunk)) return undefined
-      const askers = held.requests.get(chunk)
-      if (askers?.has(peer) === true || source.requests.has(keyOf(artifact, chunk))) return undefined
-      return {
-        rarity: held.availability[chunk] ?? 0,
-        askedOf: askers?.size ?? 0,
-        lengthBytes: held.index.lengths[chunk] ?? 0,
-      }
-    }
-    const chunks = chooseChunks({ missing: held.missing(), roomBytes, candidate, random: this.#random })
+    const asked = source.requests.get(artifact)
+    const open = held.sampleOpen(has, SAMPLE, this.#random)
+    const second = open.length === 0 && held.left <= ENDGAME_CHUNKS ? held.askedOnce(has, peer) : open
+    // What was given up here may still come from here: it is for others.
+    const candidates = asked === undefined ? second : second.filter((chunk) => !asked.has(chunk))
+    const { availability, index } = held
+    const chunks = chooseChunks({ candidates, availability, lengths: index.lengths, roomBytes, random: this.#random })
     if (chunks.length === 0) return
     for (const chunk of chunks) {
       held.requested(chunk, peer)
-      this.#request(source, artifact, chunk, held.index.lengths[chunk] ?? 0, 1)
+      this.#request(source, artifact, chunk, index.lengths[chunk] ?? 0, 1)
     }
     this.#effects.send(peer, { type: 'want', artifact, chunks })
   }
 
   #askAny(peer: string, source: Source, artifact: string, held: HeldArtifact, roomBytes: number): void {
-    const any = new Bitmap(held.have.size)
-    for (const chunk of held.missing()) {
-      if (!held.have.has(chunk) && !held.storing.has(chunk) && !held.requests.has(chunk)) any.add(chunk)
-    }
+    const { open } = held
     const bytesEach = held.index.artifactBytes / Math.max(1, held.index.count)
-    const count = Math.min(any.count, 64, Math.max(1, Math.floor(roomBytes / bytesEach)))
+    const count = Math.min(open.count, 64, Math.max(1, Math.floor(roomBytes / bytesEach)))
     if (count === 0) return
-    this.#request(source, artifact, undefined, bytesEach, count)
-    this.#effects.send(peer, { type: 'want-any', artifact, count, size: any.size, bits: any.bytes })
+    this.#request(source, artifact, ANY, bytesEach, count)
+    this.#effects.send(peer, { type: 'want-any', artifact, count, size: open.size, bits: open.bytes.slice() })
   }
 
-  #request(source: Source, artifact: string, chunk: number | undefined, bytesEach: number, count: number): void {
-    const key = chunk === undefined ? anyKey(artifact) : keyOf(artifact, chunk)
-    const open = source.requests.get(key)
+  #request(source: Source, artifact: string, chunk: number, bytesEach: number, count: number): void {
+    const asked = source.requests.get(artifact) ?? new Map<number, Request>()
+    source.requests.set(artifact, asked)
+    const open = asked.get(chunk)
     if (open === undefined)
-      source.requests.set(key, { artifact, chunk, bytesEach, sinceMs: this.#nowMs, left: count, abandoned: false })
+      asked.set(chunk, { artifact, chunk, bytesEach, sinceMs: this.#nowMs, left: count, abandoned: false })
     else {
       open.left += count
       open.sinceMs = this.#nowMs
@@ -331,39 +330,37 @@ export class Asking {
   }
 
   #end(peer: string, source: Source, request: Request): void {
-    const key = request.chunk === undefined ? anyKey(request.artifact) : keyOf(request.artifact, request.chunk)
-    if (!source.requests.delete(key)) return
+    const asked = source.requests.get(request.artifact)
+    if (asked?.delete(request.chunk) !== true) return
+    if (asked.size === 0) source.requests.delete(request.artifact)
     this.#reduce(source, request, 0)
     if (!request.abandoned) this.#unrequest(peer, request)
   }
 
   #unrequest(peer: string, { artifact, chunk }: Request): void {
-    if (chunk !== undefined) this.#held.get(artifact)?.unrequested(chunk, peer)
+    if (chunk !== ANY) this.#held.get(artifact)?.unrequested(chunk, peer)
   }
 
   /** Another peer was faster. */
   #withdraw(peer: string, artifact: string, chunk: number): void {
     const source = this.#sources.get(peer)
-    const request = source?.requests.get(keyOf(artifact, chunk))
+    const request = source?.requests.get(artifact)?.get(chunk)
     if (source === undefined || request === undefined) return
     this.#cancel(peer, request)
     this.#end(peer, source, request)
   }
 
   #cancel(peer: string, { artifact, chunk }: Request): void {
-    if (chunk !== undefined) this.#effects.send(peer, { type: 'cancel', artifact, chunks: [chunk] })
+    if (chunk !== ANY) this.#effects.send(peer, { type: 'cancel', artifact, chunks: [chunk] })
   }
 }
 
 /** The request that a chunk answers: one by number first. */
 function find(source: Source, artifact: string, chunk: number): Request | undefined {
-  return source.requests.get(keyOf(artifact, chunk)) ?? source.requests.get(anyKey(artifact))
+  const asked = source.requests.get(artifact)
+  return asked?.get(chunk) ?? asked?.get(ANY)
 }
 
-function keyOf(artifact: string, chunk: number): string {
-  return `${artifact}:${chunk}`
-}
-
-function anyKey(artifact: string): string {
-  return `${artifact}:any`
+function allOf(source: Source): Request[] {
+  return [...source.requests.values()].flatMap((asked) => [...asked.values()])
 }

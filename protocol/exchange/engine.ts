@@ -233,7 +233,7 @@ export class ExchangeEngine {
     const held = this.#held.get(artifact)
     if (held === undefined) return
     this.#asking.stored(held, chunk)
-    if (!held.have.add(chunk)) return
+    if (!held.gain(chunk)) return
     held.gained.push(chunk)
     this.#serving.gained(artifact, held)
     if (held.have.complete) this.#effects.push({ type: 'complete', artifact })
@@ -241,10 +241,7 @@ export class ExchangeEngine {
 
   #bad(artifact: string, chunk: number, from: string): void {
     const held = this.#held.get(artifact)
-    if (held !== undefined) {
-      this.#asking.stored(held, chunk)
-      held.keepMissing(chunk)
-    }
+    if (held !== undefined) this.#asking.stored(held, chunk)
     if (!this.#peers.has(from)) return
     const offences = (this.#offences.get(from) ?? 0) + 1
     if (this.#offences.size > 1_024) this.#offences.delete(this.#offences.keys().next().value ?? '')

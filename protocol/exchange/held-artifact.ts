@@ -17,14 +17,16 @@ export class HeldArtifact {
   readonly storing = new Map<number, number>()
   /** Chunks that came in and were not announced yet. */
   gained: number[] = []
-  #missing: number[]
+  /** Chunks that are not here, not being written and not asked of anybody: kept as bits, since it is looked at all the time. */
+  readonly open: Bitmap
 
   constructor(index: ChunkIndex, have: Bitmap, priority: number | undefined) {
     this.index = index
     this.have = have.clone()
     this.priority = priority
     this.availability = new Uint16Array(index.count)
-    this.#missing = Array.from({ length: index.count }, (_, at) => at).filter((at) => !have.has(at))
+    this.open = new Bitmap(index.count)
+    for (let chunk = 0; chunk < index.count; chunk += 1) this.#review(chunk)
   }
 
   /** Chunks that are neither here nor being written. */
@@ -32,28 +34,75 @@ export class HeldArtifact {
     return this.have.size - this.have.count - this.storing.size
   }
 
-  /**
-   * Chunks that are not here, in any order. Some that came in lately may still be named, unless few are left: the list
-   * is made anew only when that pays.
-   */
-  missing(): readonly number[] {
-    const few = this.left <= 64
-    if (few || this.#missing.length > (this.have.size - this.have.count) * 1.1 + 16) {
-      this.#missing = this.#missing.filter((chunk) => !this.have.has(chunk) && !(few && this.storing.has(chunk)))
-    }
-    return this.#missing
+  /** The chunk is here now. @returns false when it was before */
+  gain(chunk: number): boolean {
+    const fresh = this.have.add(chunk)
+    this.#review(chunk)
+    return fresh
   }
 
   /** A chunk that was here is not. */
   lose(chunk: number): boolean {
-    if (!this.have.remove(chunk)) return false
-    this.#missing.push(chunk)
-    return true
+    const lost = this.have.remove(chunk)
+    this.#review(chunk)
+    return lost
   }
 
-  /** A chunk that was being written was not kept: it is missing again. */
-  keepMissing(chunk: number): void {
-    if (!this.have.has(chunk) && !this.#missing.includes(chunk)) this.#missing.push(chunk)
+  /** The chunk arrived and is being written. */
+  beginStoring(chunk: number, lengthBytes: number): void {
+    this.storing.set(chunk, lengthBytes)
+    this.#review(chunk)
+  }
+
+  /** It was written, or will not be. @returns its length */
+  endStoring(chunk: number): number {
+    const lengthBytes = this.storing.get(chunk) ?? 0
+    this.storing.delete(chunk)
+    this.#review(chunk)
+    return lengthBytes
+  }
+
+  requested(chunk: number, peer: string): void {
+    const askers = this.requests.get(chunk) ?? new Set()
+    this.requests.set(chunk, askers.add(peer))
+    this.#review(chunk)
+  }
+
+  unrequested(chunk: number, peer: string): void {
+    const askers = this.requests.get(chunk)
+    askers?.delete(peer)
+    if (askers?.size === 0) this.requests.delete(chunk)
+    this.#review(chunk)
+  }
+
+  #review(chunk: number): void {
+    if (this.have.has(chunk) || this.storing.has(chunk) || this.requests.has(chunk)) this.open.remove(chunk)
+    else this.open.add(chunk)
+  }
+
+  /** Up to `most` open chunks of those in `has`, from a random place on: the rarest of some hundred is rare enough. */
+  sampleOpen(has: Bitmap, most: number, random: () => number): number[] {
+    const found: number[] = []
+    const { bytes } = this.open
+    const start = Math.floor(random() * bytes.length)
+    for (let n = 0; n < bytes.length; n += 1) {
+      const at = (start + n) % bytes.length
+      for (let both = (bytes[at] ?? 0) & (has.bytes[at] ?? 0); both !== 0; both &= both - 1) {
+        if (found.length >= most) return found
+        found.push(at * 8 + 31 - Math.clz32(both & -both))
+      }
+    }
+    return found
+  }
+
+  /** For the endgame: missing chunks of those in `has` that were asked of one other peer only. */
+  askedOnce(has: Bitmap, peer: string): number[] {
+    const found: number[] = []
+    for (const [chunk, askers] of this.requests) {
+      if (askers.size === 1 && !askers.has(peer) && has.has(chunk) && !this.have.has(chunk) && !this.storing.has(chunk))
+        found.push(chunk)
+    }
+    return found
   }
 
   /** One chunk of the bitmap that was given to nobody from here, or undefined when all were. */
@@ -81,17 +130,6 @@ export class HeldArtifact {
 
   addAvailability(chunk: number, by: 1 | -1): void {
     this.availability[chunk] = Math.max(0, (this.availability[chunk] ?? 0) + by)
-  }
-
-  requested(chunk: number, peer: string): void {
-    const askers = this.requests.get(chunk) ?? new Set()
-    this.requests.set(chunk, askers.add(peer))
-  }
-
-  unrequested(chunk: number, peer: string): void {
-    const askers = this.requests.get(chunk)
-    askers?.delete(peer)
-    if (askers?.size === 0) this.requests.delete(chunk)
   }
 }
 
