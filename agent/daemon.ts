@@ -230,7 +230,7 @@ export class Agent {
     this.#log.add('info', 'started', { device: identity.id, slot: this.#slot, port: node.port(4) })
     const tick = setInterval(() => {
       try {
-        void updater.tick()
+        updater.tick().catch((error: unknown) => this.#log.add('error', 'tick-failed', { error: messageOf(error) }))
         const record = own.next(performance.now())
         if (record !== undefined) sync.publishRecord(record)
       } catch (error) {

@@ -1,9 +1,9 @@
 import type { ChunkIndex } from '../../protocol/chunks/chunk-index.ts'
 import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
 import { MAX_DESCRIPTION_BYTES, parseRelease, type Release, shortId } from '../../protocol/release/description.ts'
-import { findReleases, type ReleasePointer, type SignedPointer } from '../../protocol/release/find-release.ts'
+import type { SignedPointer } from '../../protocol/release/find-release.ts'
 import { type DeviceFacts, judgeInstall, raiseFloor } from '../../protocol/release/judge-install.ts'
-import { DEVICE_RULES, type TrustedSet } from '../../protocol/trust/trusted-set.ts'
+import type { TrustedSet } from '../../protocol/trust/trusted-set.ts'
 import type { EventLog } from '../control/event-log.ts'
 import type { GateVerdict } from '../control/reboot-gate.ts'
 import { type Baseline, type HealthVerdict, judgeHealth } from '../health/judge-health.ts'
@@ -12,10 +12,11 @@ import type { ArtifactStore } from '../store/artifact-store.ts'
 import type { Disk } from '../store/disk.ts'
 import type { ReleaseFetcher } from '../store/release-fetcher.ts'
 import type { BootControl } from './bootloaders/boot-control.ts'
-import { placeOf, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
-import { chooseGarbage, type FoundSlot } from './choose-garbage.ts'
+import { placeOf } from '../../protocol/boot/slot-layout.ts'
 import { chooseRollback } from './choose-rollback.ts'
 import type { RolloutGate } from './rollout-gate.ts'
+import { SignedReleases } from './signed-releases.ts'
+import { SlotKeeper } from './slot-keeper.ts'
 import { stepUpdate, type UpdateEffect, type UpdateInput, type UpdateState } from './update-machine.ts'
 import type { UpdateJournal } from './update-journal.ts'
 import { type ChunkSource, readSlots, writeRelease } from './write-release.ts'
@@ -58,6 +59,8 @@ const CHECK_PAUSE_MS = 1_000
  */
 export class Updater {
   readonly #deps: UpdaterDeps
+  readonly #slots: SlotKeeper
+  readonly #signed: SignedReleases
   readonly #stop = new AbortController()
   #state: UpdateState
   #before: Baseline
@@ -74,6 +77,8 @@ export class Updater {
 
   private constructor(deps: UpdaterDeps, state: UpdateState, before: Baseline) {
     this.#deps = deps
+    this.#slots = new SlotKeeper({ ...deps, keepReleases: deps.device.keepReleases })
+    this.#signed = new SignedReleases(deps.trusted, deps.device.board, deps.device.channel)
     this.#state = state
     this.#before = before
   }
@@ -132,7 +137,7 @@ export class Updater {
       counted: await control.counterMoves(),
     })
     if (this.#state.phase !== 'trial') this.#provenSinceMs = performance.now()
-    if (this.#state.phase === 'idle') await this.#collectGarbage()
+    if (this.#state.phase === 'idle') await this.#slots.collectGarbage(this.#state)
   }
 
   async stop(): Promise<void> {
@@ -141,33 +146,18 @@ export class Updater {
     await this.#queue
   }
 
-  /**
-   * Whether the release being fetched or waiting is still the one that is signed for this device. While `targets`
-   * metadata is missing (between a new root and the set that goes with it) nobody can say.
-   */
-  #stillSigned(): 'yes' | 'no' | 'unknown' {
-    if (!this.#deps.trusted().roles.has('targets')) return 'unknown'
-    try {
-      return this.#pointers().some(({ sha256, halted }) => sha256 === this.#state.target?.id && halted === undefined)
-        ? 'yes'
-        : 'no'
-    } catch {
-      return 'yes' // expired between staging and reboot: a finished stage is not thrown away (facts/ota-systems.md D 22)
-    }
-  }
-
   /** Looks at what is signed for this device; fetches what is newer, drops what was withdrawn. Safe to call at any time. */
   async consider(): Promise<void> {
-    const { phase, target } = this.#state
-    if (target !== undefined && (phase === 'fetching' || phase === 'written') && this.#stillSigned() === 'no') {
-      await this.#input({ type: 'abandon', reason: 'no longer signed for this device' })
-    }
-    const pointers = this.#pointers()
+    const pointers = this.#signed.pointers()
     for (const { sha256, halted } of pointers)
       if (halted !== undefined) await this.#input({ type: 'halt', id: sha256, reason: halted.reason })
     this.#recalled = pointers.find(
       ({ sha256, halted }) => halted?.recall === true && sha256 === this.running?.id,
     )?.halted?.reason
+    const { phase, target } = this.#state
+    if ((phase === 'fetching' || phase === 'written') && this.#signed.stillHolds(target?.id) === 'no') {
+      await this.#input({ type: 'abandon', reason: 'no longer signed for this device' })
+    }
     // The newest first; where it asks for a stepping stone, that one comes first.
     for (const pointer of pointers) {
       if (pointer.sha256 === this.running?.id) return
@@ -180,12 +170,8 @@ export class Updater {
     }
   }
 
-  #pointers(): readonly ReleasePointer[] {
-    return findReleases(this.#deps.trusted(), this.#deps.device.board, this.#deps.device.channel, DEVICE_RULES)
-  }
-
   #mayInstall(release: Release): boolean {
-    const era = this.#deps.trusted().roles.get('targets')?.data.era ?? 0
+    const { era } = this.#signed
     if (release.description.era === era) return judgeInstall(release.id, release.description, this.#facts()).install
     const reason = `era ${release.description.era}, signed era is ${era}`
     this.#deps.log.add('warn', 'refused', { release: release.id, reason })
@@ -221,7 +207,7 @@ export class Updater {
     if (this.#state.phase !== 'written' || performance.now() < this.#armAfterMs) return this.#deps.rollout.withdraw()
     const gate = await this.#judgeGates()
     this.#waitingFor = gate.open ? '' : gate.reason
-    if (!gate.open || this.#stillSigned() !== 'yes') return
+    if (!gate.open || this.#signed.stillHolds(this.#state.target?.id) !== 'yes') return
     const before = await this.#deps.baseline()
     // The probe may have taken seconds; a robot that began to work meanwhile must not be rebooted.
     if (!(await this.#judgeGates()).open) return
@@ -239,8 +225,7 @@ export class Updater {
     if (release === undefined) rollout.withdraw()
     if (!robot.open) return robot
     if (release === undefined) return { open: false, reason: 'the description of the release is missing' }
-    const openWaves = this.#pointers().find(({ sha256 }) => sha256 === id)?.openWaves ?? 0
-    return rollout.judge(release, openWaves, performance.now())
+    return rollout.judge(release, this.#signed.openWaves(id), performance.now())
   }
 
   async #goBack(reason: string): Promise<void> {
@@ -259,7 +244,7 @@ export class Updater {
       throw new FlotillaError('ON_TRIAL', 'roll back: a release is armed; wait for its trial')
     const current = this.#deps.control.current()
     const { floor, dataVersion } = this.#state
-    const other = chooseRollback(await this.#sequencedSlots(), current, floor, dataVersion)
+    const other = chooseRollback(await this.#slots.slots(this.#state), current, floor, dataVersion)
     if ('reason' in other) throw new FlotillaError('NOT_FOUND', `roll back: ${other.reason}`)
     if (this.running === undefined)
       throw new FlotillaError('NOT_FOUND', 'roll back: the release that runs cannot be read')
@@ -310,7 +295,7 @@ export class Updater {
       case 'then':
         await this.#step(effect.input)
         if (effect.input.type === 'confirmed') this.#provenSinceMs = performance.now()
-        await this.#collectGarbage()
+        await this.#slots.collectGarbage(this.#state)
         break
       case 'mark-bad':
         this.#job?.abort.abort(new Error('no longer wanted'))
@@ -373,7 +358,7 @@ export class Updater {
   }
 
   async #write(release: Release, indexes: ReadonlyMap<string, ChunkIndex>, signal: AbortSignal): Promise<void> {
-    await this.#collectGarbage()
+    await this.#slots.collectGarbage(this.#state)
     this.#writing = release.description.artifacts.map((artifact) => ({
       index: artifact.index.sha256,
       path: placeOf(release.id, artifact).path,
@@ -423,39 +408,6 @@ export class Updater {
         return
       }
       await this.#deps.sleep(CHECK_PAUSE_MS, this.#stop.signal).catch(() => {})
-    }
-  }
-
-  async #sequencedSlots(): Promise<(FoundSlot & { readonly release: Release | undefined })[]> {
-    const failed = new Set(this.#state.failed.map(({ id }) => shortId(id)))
-    return (await readSlots(this.#deps.boot)).map(({ slot, release, proven }) => {
-      let parsed: Release | undefined
-      try {
-        parsed = release === undefined ? undefined : parseRelease(release)
-      } catch {
-        parsed = undefined // half-written or damaged: garbage unless in use
-      }
-      const sequence = parsed?.description ?? { era: 0, seq: 0 }
-      return { slot, proven: proven && !failed.has(slot), sequence, release: parsed }
-    })
-  }
-
-  async #collectGarbage(): Promise<void> {
-    const slots = await this.#sequencedSlots()
-    const target = this.#state.target === undefined ? undefined : shortId(this.#state.target.id)
-    const inUse = { running: this.#deps.control.current(), good: await this.#deps.control.good(), target }
-    for (const slot of chooseGarbage(slots, inUse, this.#deps.device.keepReleases)) {
-      for (const artifact of slots.find((found) => found.slot === slot)?.release?.description.artifacts ?? []) {
-        for (const file of this.#deps.store.files(artifact.index.sha256)) {
-          if (!file.path.startsWith(`${SLOTS_DIRECTORY}/${slot}/`)) continue
-          await this.#deps.store.drop(file)
-          if (this.#deps.store.files(artifact.index.sha256).length === 0) this.#deps.onForgotten(artifact.index.sha256)
-        }
-      }
-      await this.#deps.control.invalidate(slot)
-      await this.#deps.boot.remove(`${SLOTS_DIRECTORY}/${slot}`)
-      await this.#deps.boot.flushDirectory(SLOTS_DIRECTORY)
-      this.#deps.log.add('info', 'slot-removed', { slot })
     }
   }
 }

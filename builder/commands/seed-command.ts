@@ -37,7 +37,13 @@ async function seed(device: string, name: string, options: Options): Promise<voi
   if (!['first', 'all'].includes(options.until)) throw new FlotillaError('USAGE', 'seed: --until is first or all')
   const repository = Repository.open(options.repo)
   const release = repository.findRelease(name)
-  if (!repository.releases().some((current) => current.release.id === release.id)) {
+  const current = repository.releases().find((published) => published.release.id === release.id)
+  if (current?.pointer.halted !== undefined)
+    throw new FlotillaError(
+      'FELL_BACK',
+      `seed ${name}: it is halted (${current.pointer.halted.reason}); publish the same content again under a new version`,
+    )
+  if (current === undefined) {
     throw new FlotillaError(
       'NOT_FOUND',
       `seed ${name}: it is not the current release of its channel; devices only go forward`,

@@ -14,7 +14,7 @@ import { join } from 'node:path'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { type FleetPolicy, parseFleetPolicy } from '../../protocol/membership/fleet-policy.ts'
 import { parseRelease, type Release } from '../../protocol/release/description.ts'
-import { findPolicy, listReleases, type SignedPointer } from '../../protocol/release/find-release.ts'
+import { findPolicy, listReleases, type ReleasePointer } from '../../protocol/release/find-release.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
 import { judgeBundle, type MetadataBundle } from '../../protocol/trust/metadata-bundle.ts'
 import { DEVICE_RULES, trustRoot, type TrustedSet } from '../../protocol/trust/trusted-set.ts'
@@ -124,7 +124,7 @@ export class Repository {
   }
 
   /** The current release of every board and channel. */
-  releases(): readonly { readonly pointer: SignedPointer; readonly release: Release }[] {
+  releases(): readonly { readonly pointer: ReleasePointer; readonly release: Release }[] {
     return listReleases(this.trustedSet(), DEVICE_RULES).map((pointer) => {
       const bytes = this.readBlob(pointer.sha256)
       if (bytes === undefined)

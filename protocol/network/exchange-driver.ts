@@ -1,5 +1,4 @@
 import type { Stream } from '@libp2p/interface'
-import { createHash } from 'node:crypto'
 import { type ChunkIndex, MAX_CHUNK_BYTES } from '../chunks/chunk-index.ts'
 import { FlotillaError, messageOf } from '../errors.ts'
 import type { Bitmap } from '../exchange/bitmap.ts'
@@ -11,11 +10,12 @@ import {
   MAX_EXCHANGE_FRAME,
   parseExchangeMessage,
 } from '../exchange/messages.ts'
+import { BlobRequests, MAX_BLOB_REQUESTS } from './blob-requests.ts'
 import { type BulkListener, type BulkSession, MAX_QUESTION_BYTES } from './bulk-channel.ts'
 import { BulkLinks, sendChunk } from './bulk-links.ts'
-import { TokenBucket } from '../exchange/token-bucket.ts'
 import type { FleetNode } from './fleet-node.ts'
 import { FrameStream } from './frame-stream.ts'
+import { SendBudget } from './send-budget.ts'
 
 /** The bulk protocol: questions and answers of the exchange engine. */
 export const EXCHANGE_PROTOCOL = '/flotilla/exchange/1'
@@ -40,17 +40,7 @@ export type ExchangeEvents = {
   readonly rotten: (artifact: string, chunk: number) => void
 }
 
-type BlobRequest = {
-  readonly sha256: string
-  readonly maxBytes: number
-  resolve: (bytes: Uint8Array | undefined) => void
-}
-
-/** A limit may be lifted at any time: whoever waits looks again after this. */
-const LOOK_AGAIN_MS = 500
 const NOTHING = new Uint8Array()
-const BLOB_TIMEOUT_MS = 30_000
-const MAX_BLOB_REQUESTS = 16
 
 /**
  * Connects the exchange engine with streams and a store. Each side opens one stream for its own questions; answers
@@ -65,11 +55,9 @@ export class ExchangeDriver {
   readonly #asking = new Map<string, FrameStream>()
   /** Streams the peer opened: we answer. */
   readonly #answering = new Map<string, FrameStream>()
-  readonly #blobs = new Map<string, BlobRequest[]>()
+  readonly #blobs = new BlobRequests()
+  readonly #budget = new SendBudget()
   readonly #bulk: BulkLinks
-  readonly #sendBudget = new TokenBucket(Infinity, 0)
-  readonly #peerBudgets = new Map<string, TokenBucket>()
-  #perPeerRate = Infinity
   #timer: NodeJS.Timeout | undefined
 
   /** @param listener - where peers fetch chunks outside the Noise stream; undefined leaves everything on it */
@@ -100,9 +88,9 @@ export class ExchangeDriver {
     this.#asking.delete(peer)
     this.#answering.delete(peer)
     this.#bulk.gone(peer)
-    this.#peerBudgets.delete(peer)
+    this.#budget.gone(peer)
     this.#apply({ type: 'peer-left', peer })
-    this.#failBlobs(peer)
+    this.#blobs.ended(peer)
   }
 
   /**
@@ -110,25 +98,8 @@ export class ExchangeDriver {
    * news are not limited.
    */
   limit(rates: { readonly sendRate: number; readonly receiveRate: number; readonly perPeerRate: number }): void {
-    const nowMs = performance.now()
-    this.#sendBudget.setRate(rates.sendRate, nowMs)
-    this.#perPeerRate = rates.perPeerRate
-    for (const budget of this.#peerBudgets.values()) budget.setRate(rates.perPeerRate, nowMs)
+    this.#budget.limit(rates.sendRate, rates.perPeerRate)
     this.#apply({ type: 'limit', receiveRate: rates.receiveRate })
-  }
-
-  /** Waits until the budgets of all and of this peer let a chunk go, and takes it from them. */
-  async #spend(peer: string, bytes: number): Promise<void> {
-    const budget = this.#peerBudgets.get(peer) ?? new TokenBucket(this.#perPeerRate, performance.now())
-    this.#peerBudgets.set(peer, budget)
-    for (;;) {
-      const nowMs = performance.now()
-      const waitMs = Math.max(this.#sendBudget.waitMs(nowMs), budget.waitMs(nowMs))
-      if (waitMs === 0 || !this.#node.isMember(peer)) break
-      await new Promise((resolve) => setTimeout(resolve, Math.min(waitMs, LOOK_AGAIN_MS)))
-    }
-    this.#sendBudget.take(bytes, performance.now())
-    budget.take(bytes, performance.now())
   }
 
   want(index: ChunkIndex, have: Bitmap, priority: number): void {
@@ -162,40 +133,12 @@ export class ExchangeDriver {
    * @returns undefined when nobody connected has it now
    */
   async fetchBlob(sha256: string, maxBytes: number): Promise<Uint8Array | undefined> {
-    for (const peer of this.#node.members().map((member) => member.id)) {
-      const bytes = await this.#fetchBlobFrom(peer, sha256, maxBytes)
+    for (const { id } of this.#node.members()) {
+      const frames = this.#asking.get(id)
+      const bytes = frames === undefined ? undefined : await this.#blobs.ask(id, frames, sha256, maxBytes)
       if (bytes !== undefined) return bytes
     }
     return undefined
-  }
-
-  #fetchBlobFrom(peer: string, sha256: string, maxBytes: number): Promise<Uint8Array | undefined> {
-    const frames = this.#asking.get(peer)
-    const open = this.#blobs.get(peer)?.length ?? 0
-    if (frames === undefined || frames.closed || open >= MAX_BLOB_REQUESTS) return Promise.resolve(undefined)
-    return new Promise((resolve) => {
-      // A late answer is still read (and dropped): the entry stays until it comes or the stream ends.
-      const timer = setTimeout(() => resolve(undefined), BLOB_TIMEOUT_MS)
-      const request: BlobRequest = {
-        sha256,
-        maxBytes,
-        resolve: (bytes) => {
-          clearTimeout(timer)
-          this.#blobs.set(
-            peer,
-            (this.#blobs.get(peer) ?? []).filter((other) => other !== request),
-          )
-          resolve(bytes)
-        },
-      }
-      this.#blobs.set(peer, [...(this.#blobs.get(peer) ?? []), request])
-      frames.send(encodeExchangeMessage({ type: 'fetch', sha256, maxBytes }))
-    })
-  }
-
-  #failBlobs(peer: string): void {
-    for (const request of this.#blobs.get(peer) ?? []) request.resolve(undefined)
-    this.#blobs.delete(peer)
   }
 
   async #openAsking(peer: string): Promise<void> {
@@ -215,7 +158,7 @@ export class ExchangeDriver {
       this.#asking.delete(peer)
       this.#bulk.endIncoming(peer)
       this.#apply({ type: 'peer-joined', peer }) // ends what was asked on the lost stream
-      this.#failBlobs(peer)
+      this.#blobs.ended(peer)
       if (error instanceof FlotillaError && error.code === 'BAD_FRAME') this.#node.ban(peer, 'BAD_FRAME', error.message)
       else if (this.#node.isMember(peer)) setTimeout(() => void this.#openAsking(peer), 500).unref()
     }
@@ -225,11 +168,7 @@ export class ExchangeDriver {
 
   // Types: 8 chunk, 10 blob (only as long as one is asked for), 5 have.
   #answerLimit(peer: string, type: number): number {
-    if (type === 10)
-      return Math.min(
-        MAX_EXCHANGE_FRAME,
-        33 + Math.max(0, ...(this.#blobs.get(peer) ?? []).map((request) => request.maxBytes)),
-      )
+    if (type === 10) return Math.min(MAX_EXCHANGE_FRAME, 33 + this.#blobs.longest(peer))
     return type === 8 ? MAX_CHUNK_BYTES + 64 : 65_536
   }
 
@@ -248,21 +187,15 @@ export class ExchangeDriver {
       case 'reject':
         this.#apply({ type: 'message', peer, message })
         break
-      case 'blob': {
-        const request = (this.#blobs.get(peer) ?? []).find((other) => other.sha256 === message.sha256)
-        const found = createHash('sha256').update(message.payload).digest('hex')
-        if (request === undefined || found !== message.sha256 || message.payload.length > request.maxBytes) {
+      case 'blob':
+        if (!this.#blobs.answered(peer, message.sha256, message.payload))
           this.#node.ban(peer, 'BAD_BLOB', 'sent a file that was not asked for or is not what it should be')
-          request?.resolve(undefined)
-        } else request.resolve(message.payload)
         break
-      }
       case 'bulk':
         if (message.port !== 0) void this.#dialBulk(peer, message)
         break
       case 'no-blob':
-        for (const request of this.#blobs.get(peer) ?? [])
-          if (request.sha256 === message.sha256) request.resolve(undefined)
+        this.#blobs.refused(peer, message.sha256)
         break
       default:
         this.#node.ban(peer, 'BAD_FRAME', `asked (${message.type}) on a stream that is for answers`)
@@ -407,7 +340,7 @@ export class ExchangeDriver {
 
   async #serve(peer: string, artifact: string, chunk: number): Promise<void> {
     const payload = await this.#store.readChunk(artifact, chunk).catch(() => undefined)
-    if (payload !== undefined) await this.#spend(peer, payload.length)
+    if (payload !== undefined) await this.#budget.spend(peer, payload.length, () => this.#node.isMember(peer))
     const frames = this.#answering.get(peer)
     if (payload === undefined) {
       this.#apply({ type: 'chunk-rotten', artifact, chunk })

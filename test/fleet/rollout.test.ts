@@ -57,6 +57,7 @@ describe('a release with a rollout plan', () => {
       const halted = await fleet.until(name, 'halted', (status) => status.halted.length > 0)
       expect(halted).toMatchObject({ state: 'proven', next: null, halted: [{ id, reason: 'gripper drifts' }] })
     }
+    expect((await fleet.tryFlotilla(['seed', 'test-1', 'pi-4@3'])).stderr).toContain('it is halted (gripper drifts)')
     await fleet.killAgent('hall-2')
     const again = await fleet.until('hall-2', 'up again', (status) => status.peers === 2)
     expect(again).toMatchObject({ next: null, halted: [{ id, reason: 'gripper drifts' }] })

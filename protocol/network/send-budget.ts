@@ -1,0 +1,37 @@
+import { TokenBucket } from '../exchange/token-bucket.ts'
+
+/** A limit may be lifted at any time: whoever waits looks again after this. */
+const LOOK_AGAIN_MS = 500
+
+/** How fast chunks may leave: all together, and to each peer. */
+export class SendBudget {
+  readonly #all = new TokenBucket(Infinity, 0)
+  readonly #peers = new Map<string, TokenBucket>()
+  #perPeerRate = Infinity
+
+  /** Bytes per second; Infinity for no limit, 0 for nothing. */
+  limit(sendRate: number, perPeerRate: number): void {
+    const nowMs = performance.now()
+    this.#all.setRate(sendRate, nowMs)
+    this.#perPeerRate = perPeerRate
+    for (const bucket of this.#peers.values()) bucket.setRate(perPeerRate, nowMs)
+  }
+
+  /** Waits until both budgets let a chunk go, or nobody wants it any more, and takes it from them. */
+  async spend(peer: string, bytes: number, isWanted: () => boolean): Promise<void> {
+    const bucket = this.#peers.get(peer) ?? new TokenBucket(this.#perPeerRate, performance.now())
+    this.#peers.set(peer, bucket)
+    for (;;) {
+      const nowMs = performance.now()
+      const waitMs = Math.max(this.#all.waitMs(nowMs), bucket.waitMs(nowMs))
+      if (waitMs === 0 || !isWanted()) break
+      await new Promise((resolve) => setTimeout(resolve, Math.min(waitMs, LOOK_AGAIN_MS)))
+    }
+    this.#all.take(bytes, performance.now())
+    bucket.take(bytes, performance.now())
+  }
+
+  gone(peer: string): void {
+    this.#peers.delete(peer)
+  }
+}
