@@ -76,7 +76,7 @@ async function ourSeconds(images: ImageSet, file: string): Promise<number> {
     await fleet.end(laptop)
     const startedMs = performance.now()
     for (const name of names) fleet.start(name)
-    for (const name of names) while (!(await holds(name))) await pause(50)
+    for (const name of names) while (!(await holds(name))) await pause(200)
     return (performance.now() - startedMs) / 1_000
   } finally {
     await fleet.close()
