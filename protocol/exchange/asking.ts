@@ -175,23 +175,31 @@ export class Asking {
   arrived(peer: string, artifact: string, chunk: number, payload: Uint8Array): void {
     const source = this.#sources.get(peer)
     if (source === undefined) return
-    const request = find(source, artifact, chunk)
     const held = this.#held.get(artifact)
-    if (request === undefined) {
-      // A cancel may have crossed it; a peer that goes on sending what nobody asked for is another matter.
-      source.unaskedBytes += payload.length
-      if (source.unaskedBytes > MAX_UNASKED_BYTES) this.#effects.ban(peer, 'UNASKED_CHUNK')
-      return
-    }
+    const exists = held === undefined || chunk < held.index.count
+    const request = exists ? find(source, artifact, chunk) : undefined
+    if (request === undefined) return this.#unasked(peer, source, payload)
     source.lastChunkMs = this.#nowMs
     source.bytesThisSecond += payload.length
     this.#reduce(source, request, request.left - 1)
     if (request.left === 0) this.#end(peer, source, request)
-    if (held === undefined || held.have.has(chunk) || held.storing.has(chunk)) return
+    if (held === undefined) return
+    if (held.have.has(chunk) || held.storing.has(chunk)) {
+      // A source that chooses must not choose what is here, over and over.
+      if (request.chunk === ANY) this.#unasked(peer, source, payload)
+      return
+    }
+    source.unaskedBytes = Math.max(0, source.unaskedBytes - payload.length / 4)
     for (const other of [...(held.requests.get(chunk) ?? [])]) this.#withdraw(other, artifact, chunk)
     held.beginStoring(chunk, payload.length)
     this.#totalInFlight += payload.length // until it is on disk it takes up memory
     this.#effects.store(peer, artifact, chunk, payload)
+  }
+
+  /** A cancel may have crossed it; a peer that goes on sending what nobody asked for is another matter. */
+  #unasked(peer: string, source: Source, payload: Uint8Array): void {
+    source.unaskedBytes += payload.length
+    if (source.unaskedBytes > MAX_UNASKED_BYTES) this.#effects.ban(peer, 'UNASKED_CHUNK')
   }
 
   /** The chunk was written, or will not be. */

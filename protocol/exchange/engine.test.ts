@@ -256,6 +256,29 @@ describe('the exchange engine', () => {
     expect(new Set(spent).size).toBe(3)
   })
 
+  it('bans a source that may choose and sends what is here already, or what does not exist', () => {
+    for (const wrong of [0, 5_000]) {
+      const engine = new ExchangeEngine(random(9))
+      const have = new Bitmap(index.count)
+      have.add(0)
+      engine.step({ type: 'want-artifact', index, have, priority: 0 }, 0)
+      engine.step({ type: 'peer-joined', peer: 'p' }, 0)
+      const bits = Bitmap.full(index.count).bytes
+      engine.step(
+        { type: 'message', peer: 'p', message: { type: 'have', artifact: index.id, size: index.count, bits } },
+        0,
+      )
+      const effects: ExchangeEffect[] = []
+      for (let n = 0; n < 100; n += 1) {
+        const payload = new Uint8Array(CHUNK_BYTES)
+        const message = { type: 'chunk', artifact: index.id, chunk: wrong, payload } as const
+        effects.push(...engine.step({ type: 'message', peer: 'p', message }, n))
+      }
+      expect(effects.filter((effect) => effect.type === 'store')).toEqual([])
+      expect(effects).toContainEqual({ type: 'ban', peer: 'p', reason: 'UNASKED_CHUNK' })
+    }
+  })
+
   it('asks for no more than it may receive', () => {
     const engine = new ExchangeEngine(random(8))
     engine.step({ type: 'limit', receiveRate: 0 }, 0)

@@ -3,6 +3,7 @@ import { chunkHead } from '../exchange/messages.ts'
 import { BulkChannel, type BulkListener, type BulkSession, dialBulk } from './bulk-channel.ts'
 
 const RETRY_MS = 60_000
+const SHORT_MS = 10_000
 /** A peer may ask for a session so often. */
 const MIN_OFFER_MS = 1_000
 
@@ -19,6 +20,8 @@ export class BulkLinks {
   readonly #outgoing = new Map<string, BulkChannel>()
   readonly #offeredMs = new Map<string, number>()
   readonly #failedMs = new Map<string, number>()
+  /** Peers that were asked for a session and have not answered. */
+  readonly #expected = new Set<string>()
 
   /** @param listener - undefined when no port could be bound: then this side only dials */
   constructor(listener: BulkListener | undefined) {
@@ -41,9 +44,17 @@ export class BulkLinks {
     })
   }
 
-  /** True when it is worth asking the peer for a session. */
-  wanted(peer: string): boolean {
-    return !this.#incoming.has(peer) && performance.now() - (this.#failedMs.get(peer) ?? -Infinity) > RETRY_MS
+  /** True when it is worth asking the peer for a session; its one answer is then expected. */
+  ask(peer: string): boolean {
+    if (this.#incoming.has(peer) || performance.now() - (this.#failedMs.get(peer) ?? -Infinity) <= RETRY_MS)
+      return false
+    this.#expected.add(peer)
+    return true
+  }
+
+  /** Whether a session from the peer was asked for: nobody makes this device dial as often as it likes. */
+  expects(peer: string): boolean {
+    return this.#expected.delete(peer)
   }
 
   /** Dials with a session that the peer handed out; true when it worked. `on.end` is called when a connection that worked is gone. */
@@ -67,8 +78,11 @@ export class BulkLinks {
     this.#incoming.get(peer)?.close()
     this.#incoming.set(peer, channel)
     channel.onFrame = on.frame
+    const connectedMs = performance.now()
     channel.onClose = () => {
       if (this.#incoming.get(peer) !== channel) return
+      // One that breaks at once would be made anew at once.
+      if (performance.now() - connectedMs < SHORT_MS) this.#failedMs.set(peer, performance.now())
       this.#incoming.delete(peer)
       on.end()
     }
@@ -103,6 +117,7 @@ export class BulkLinks {
     this.endOutgoing(peer)
     this.#offeredMs.delete(peer)
     this.#failedMs.delete(peer)
+    this.#expected.delete(peer)
   }
 
   stop(): void {

@@ -163,7 +163,7 @@ export class ExchangeDriver {
       else if (this.#node.isMember(peer)) setTimeout(() => void this.#openAsking(peer), 500).unref()
     }
     this.#apply({ type: 'peer-joined', peer })
-    if (this.#bulk.wanted(peer)) frames.send(encodeExchangeMessage({ type: 'open-bulk' }))
+    if (this.#bulk.ask(peer)) frames.send(encodeExchangeMessage({ type: 'open-bulk' }))
   }
 
   // Types: 8 chunk, 10 blob (only as long as one is asked for), 5 have.
@@ -192,7 +192,8 @@ export class ExchangeDriver {
           this.#node.ban(peer, 'BAD_BLOB', 'sent a file that was not asked for or is not what it should be')
         break
       case 'bulk':
-        if (message.port !== 0) void this.#dialBulk(peer, message)
+        if (!this.#bulk.expects(peer)) this.#node.ban(peer, 'BAD_FRAME', 'a bulk session that nobody asked for')
+        else if (message.port !== 0) void this.#dialBulk(peer, message)
         break
       case 'no-blob':
         this.#blobs.refused(peer, message.sha256)

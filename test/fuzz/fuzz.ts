@@ -22,7 +22,7 @@ if (unknown !== undefined || !/^\d+$/.test(seconds)) {
   process.exit(2)
 }
 const jazzer = fetchJazzer()
-const bundle = join(directory, 'target.cjs')
+const bundle = join(directory, 'target.js')
 await build({
   entryPoints: [join(import.meta.dirname, 'fuzz-target.ts')],
   outfile: bundle,
@@ -56,7 +56,7 @@ function runOne(name: string) {
     ...loader,
     process.execPath,
     jazzer,
-    bundle.replace(/\.cjs$/, ''),
+    bundle.replace(/\.js$/, ''),
     ...['-i', bundle, '-f', 'fuzz', '--sync', '--disable_bug_detectors=.*', corpus, '--'],
     ...[`-max_total_time=${seconds}`, '-max_len=16384', '-use_value_profile=1', '-rss_limit_mb=2000'],
     `-artifact_prefix=${join(directory, `${name}-`)}`,
