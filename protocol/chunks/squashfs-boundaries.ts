@@ -1,4 +1,5 @@
 import { inflateSync, zstdDecompressSync } from 'node:zlib'
+import { FlotillaError } from '../errors.ts'
 
 /** Reads a part of a file; short only at its end. */
 export type ReadRange = (offset: number, lengthBytes: number) => Uint8Array
@@ -158,8 +159,12 @@ function collectFragments(
   if (fragments === 0) return
   const blocks = Math.ceil(fragments / 512)
   const pointers = Buffer.from(read(tableAt, blocks * 8))
+  let last = 0
   for (let n = 0; n < blocks; n += 1) {
     const at = Number(pointers.readBigUInt64LE(n * 8))
+    // Each block once: many pointers at one block would be much work for few bytes.
+    if (at <= last) throw new FlotillaError('BAD_INPUT', 'squashfs: fragment table out of order')
+    last = at
     const header = Buffer.from(read(at, 2)).readUInt16LE(0)
     const packed = read(at + 2, header & 0x7fff)
     const table = header & 0x8000 ? Buffer.from(packed) : unpack(packed, { maxOutputLength: METADATA_BLOCK_BYTES })
