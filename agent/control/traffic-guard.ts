@@ -3,9 +3,9 @@ import { readFile } from 'node:fs/promises'
 import type { Disk } from '../store/disk.ts'
 import { GenerationFile } from '../store/generation-file.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
+import { WishList } from './wish-list.ts'
 import { judgeTraffic, type TrafficRules, type TrafficVerdict, type TrafficWish } from './traffic-policy.ts'
 
-const MOST_WISHES = 32
 const TICK_MS = 1_000
 const METERED_EVERY_MS = 30_000
 const SAVE_BYTES = 16 * 2 ** 20
@@ -27,7 +27,7 @@ export type TrafficGuardDeps = {
 export class TrafficGuard {
   readonly #deps: TrafficGuardDeps
   readonly #file: GenerationFile
-  #wishes: TrafficWish[] = []
+  readonly #wishes = new WishList<TrafficWish>()
   #day: number
   #dayBytes: number
   #countedBytes = 0
@@ -63,16 +63,15 @@ export class TrafficGuard {
 
   /** The robot asks for a limit, or renews the one with the same reason. @param rate - bytes per second */
   add(reason: string, rate: number, seconds: number): void {
-    const others = this.#wishes.filter((wish) => wish.reason !== reason)
-    this.#wishes = [...others, { reason, rate, untilMs: performance.now() + seconds * 1_000 }].slice(-MOST_WISHES)
+    this.#wishes.add({ reason, rate, untilMs: performance.now() + seconds * 1_000 })
     this.#judge([])
   }
 
   /** Ends the limit with this reason, or all. @returns how many are left */
   release(reason: string | undefined): number {
-    this.#wishes = this.#wishes.filter((wish) => reason !== undefined && wish.reason !== reason)
+    const left = this.#wishes.release(reason)
     this.#judge([])
-    return this.#wishes.length
+    return left
   }
 
   get todayBytes(): number {
@@ -81,7 +80,6 @@ export class TrafficGuard {
 
   async #tick(): Promise<void> {
     const nowMs = performance.now()
-    this.#wishes = this.#wishes.filter((wish) => wish.untilMs > nowMs)
     if (this.#deps.rules.meteredRate !== Infinity && nowMs - this.#meteredMs > METERED_EVERY_MS) {
       this.#meteredMs = nowMs
       this.#metered = await isMetered()
@@ -92,9 +90,10 @@ export class TrafficGuard {
   }
 
   #judge(more: readonly TrafficWish[]): void {
+    const nowMs = performance.now()
     this.verdict = judgeTraffic(this.#deps.rules, {
-      nowMs: performance.now(),
-      wishes: [...this.#wishes, ...more],
+      nowMs,
+      wishes: [...this.#wishes.current(nowMs), ...more],
       wallClock: new Date(),
       todayBytes: this.#dayBytes,
       metered: this.#metered,

@@ -70,6 +70,8 @@ export class Updater {
   #ticking = false
   #armAfterMs = 0
   #provenSinceMs = Infinity
+  /** The release that waits for its reboot. */
+  #waiting: Release | undefined
   /** Why the running release was recalled, while the device still runs it. */
   #recalled: string | undefined
   #writing: readonly { readonly index: string; readonly path: string; readonly lengthBytes: number }[] = []
@@ -161,6 +163,7 @@ export class Updater {
     // The newest first; where it asks for a stepping stone, that one comes first.
     for (const pointer of pointers) {
       if (pointer.sha256 === this.running?.id) return
+      if (pointer.halted !== undefined) continue
       const release = await this.#deps.fetcher.description(pointer)
       if (release === undefined) return
       const failures = this.#deps.rollout.failures(release, performance.now())
@@ -221,9 +224,14 @@ export class Updater {
     const id = this.#state.target?.id ?? ''
     await rollout.wait(id, performance.now())
     const robot = await gate()
-    const release = robot.open ? await fetcher.description(pointerTo(id)) : undefined
+    if (!robot.open) {
+      rollout.withdraw()
+      return robot
+    }
+    // Asked twice a second, perhaps for days: read from disk once.
+    if (this.#waiting?.id !== id) this.#waiting = await fetcher.description(pointerTo(id))
+    const release = this.#waiting
     if (release === undefined) rollout.withdraw()
-    if (!robot.open) return robot
     if (release === undefined) return { open: false, reason: 'the description of the release is missing' }
     return rollout.judge(release, this.#signed.openWaves(id), performance.now())
   }

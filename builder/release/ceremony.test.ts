@@ -31,6 +31,21 @@ const NOW = Date.UTC(2026, 10, 24)
 describe('a signing ceremony', () => {
   const root = mkdtempSync(join(tmpdir(), 'flotilla-ceremony-'))
   const images = join(root, 'images')
+  const options = {
+    board: 'pi-4',
+    channel: 'stable',
+    version: '1',
+    images,
+    hardware: [],
+    minSeq: undefined,
+    health: { deadlineSeconds: 60, tries: 3 },
+    rollout: NO_ROLLOUT,
+    from: undefined,
+    data: undefined,
+    notes: '',
+    nowMs: NOW,
+    onProgress: () => {},
+  }
   let repository: Repository
   let keys: FleetKeys
   const staging = () => stagingDirectory(repository)
@@ -78,21 +93,7 @@ describe('a signing ceremony', () => {
   })
 
   it('shows in words what a signature says, and merges signatures from two sticks', () => {
-    const prepared = prepareRelease(repository, keys, {
-      board: 'pi-4',
-      channel: 'stable',
-      version: '1',
-      images,
-      hardware: [],
-      minSeq: undefined,
-      health: { deadlineSeconds: 60, tries: 3 },
-      rollout: NO_ROLLOUT,
-      from: undefined,
-      data: undefined,
-      notes: 'two\nlines',
-      nowMs: NOW,
-      onProgress: () => {},
-    })
+    const prepared = prepareRelease(repository, keys, { ...options, notes: 'two\nlines' })
     stage(staging(), prepared.roles)
     const words = summarizeStaged(repository, readStaged(staging())).join('\n')
     expect(words).toContain('adds delegation pi-4.stable: 2 of 3')
@@ -113,21 +114,6 @@ describe('a signing ceremony', () => {
   })
 
   it('counts what a device with one release must fetch for the next, and refuses to publish the same twice', () => {
-    const options = {
-      board: 'pi-4',
-      channel: 'stable',
-      version: '1',
-      images,
-      hardware: [],
-      minSeq: undefined,
-      health: { deadlineSeconds: 60, tries: 3 },
-      rollout: NO_ROLLOUT,
-      from: undefined,
-      data: undefined,
-      notes: '',
-      nowMs: NOW,
-      onProgress: () => {},
-    }
     expect(() => prepareRelease(repository, keys, options)).toThrow(expect.objectContaining({ code: 'ALREADY_EXISTS' }))
     writeFileSync(join(images, 'containers/nav.tar'), 'tar, changed')
     const { roles, release } = prepareRelease(repository, keys, { ...options, version: '2' })

@@ -97,12 +97,6 @@ export class Asking {
     return this.#sources.get(peer)?.has.get(artifact)?.count ?? 0
   }
 
-  sourcesOf(artifact: string): number {
-    let count = 0
-    for (const source of this.#sources.values()) if ((source.has.get(artifact)?.count ?? 0) > 0) count += 1
-    return count
-  }
-
   /** A stream for questions is open: everything wanted is asked about. */
   joined(peer: string): void {
     const unaskedBytes = this.#sources.get(peer)?.unaskedBytes ?? 0

@@ -161,10 +161,10 @@ export class ExchangeEngine {
   }
 
   /** What is known of an artifact here, or undefined. */
-  progress(artifact: string): { readonly have: number; readonly size: number; readonly sources: number } | undefined {
+  progress(artifact: string): { readonly have: number; readonly size: number } | undefined {
     const held = this.#held.get(artifact)
     if (held === undefined) return undefined
-    return { have: held.have.count, size: held.have.size, sources: this.#asking.sourcesOf(artifact) }
+    return { have: held.have.count, size: held.have.size }
   }
 
   #message(peer: string, message: ExchangeMessage): void {

@@ -34,6 +34,18 @@ export type ExchangeMessage =
   /** One session: `port` 0 when there is none. */
   | { readonly type: 'bulk'; readonly key: Uint8Array; readonly id: Uint8Array; readonly port: number }
 
+/** Questions about chunks, and the answers to them: what the engine reads, and what moves to the bulk channel. */
+const CHUNK_QUESTIONS: readonly string[] = ['ask', 'want', 'want-any', 'cancel']
+const CHUNK_ANSWERS: readonly string[] = ['have', 'gained', 'lost', 'chunk', 'reject', 'spent']
+
+export function isChunkQuestion(message: ExchangeMessage): boolean {
+  return CHUNK_QUESTIONS.includes(message.type)
+}
+
+export function isChunkAnswer(message: ExchangeMessage): boolean {
+  return CHUNK_ANSWERS.includes(message.type)
+}
+
 export const REJECT_CODES = ['gone', 'busy', 'policy'] as const
 export type RejectCode = (typeof REJECT_CODES)[number]
 

@@ -6,6 +6,8 @@ import { type ExchangeEffect, ExchangeEngine, type ExchangeInput } from '../exch
 import {
   BULK_ID_BYTES,
   encodeExchangeMessage,
+  isChunkAnswer,
+  isChunkQuestion,
   type ExchangeMessage,
   MAX_EXCHANGE_FRAME,
   parseExchangeMessage,
@@ -124,10 +126,6 @@ export class ExchangeDriver {
     this.#apply({ type: 'chunk-rotten', artifact, chunk })
   }
 
-  progress(artifact: string) {
-    return this.#engine.progress(artifact)
-  }
-
   /**
    * Gets a small file by hash from whichever member has it, one after another.
    * @returns undefined when nobody connected has it now
@@ -175,18 +173,13 @@ export class ExchangeDriver {
   #receive(peer: string, frame: Uint8Array): void {
     const message = this.#parse(peer, frame)
     if (message === undefined) return
+    if (isChunkAnswer(message)) {
+      // What was said before the bulk channel was there may come after what was said on it: that holds.
+      const stale = ['have', 'gained', 'lost'].includes(message.type) && this.#bulk.incoming(peer) !== undefined
+      if (!stale) this.#apply({ type: 'message', peer, message })
+      return
+    }
     switch (message.type) {
-      case 'have':
-      case 'gained':
-      case 'lost':
-        // What was said before the bulk channel was there may come after what was said on it: that holds.
-        if (this.#bulk.incoming(peer) === undefined) this.#apply({ type: 'message', peer, message })
-        break
-      case 'spent':
-      case 'chunk':
-      case 'reject':
-        this.#apply({ type: 'message', peer, message })
-        break
       case 'blob':
         if (!this.#blobs.answered(peer, message.sha256, message.payload))
           this.#node.ban(peer, 'BAD_BLOB', 'sent a file that was not asked for or is not what it should be')
@@ -219,18 +212,8 @@ export class ExchangeDriver {
   #bulkAnswer(peer: string, frame: Uint8Array): void {
     const message = this.#parse(peer, frame)
     if (message === undefined) return
-    switch (message.type) {
-      case 'chunk':
-      case 'have':
-      case 'gained':
-      case 'lost':
-      case 'reject':
-      case 'spent':
-        this.#apply({ type: 'message', peer, message })
-        break
-      default:
-        this.#node.ban(peer, 'BAD_FRAME', `${message.type} on the bulk channel`)
-    }
+    if (isChunkAnswer(message)) this.#apply({ type: 'message', peer, message })
+    else this.#node.ban(peer, 'BAD_FRAME', `${message.type} on the bulk channel`)
   }
 
   #answer(stream: Stream, peer: string): void {
@@ -243,13 +226,8 @@ export class ExchangeDriver {
     frames.onFrame = (frame) => {
       const message = this.#parse(peer, frame)
       if (message === undefined) return
+      if (isChunkQuestion(message)) return this.#apply({ type: 'message', peer, message })
       switch (message.type) {
-        case 'ask':
-        case 'want':
-        case 'want-any':
-        case 'cancel':
-          this.#apply({ type: 'message', peer, message })
-          break
         case 'open-bulk': {
           const none = { key: new Uint8Array(32), id: new Uint8Array(BULK_ID_BYTES), port: 0 }
           frames.send(
@@ -332,7 +310,7 @@ export class ExchangeDriver {
   }
 
   #sendTo(peer: string, message: ExchangeMessage): void {
-    const asks = ['ask', 'want', 'want-any', 'cancel'].includes(message.type)
+    const asks = isChunkQuestion(message)
     const bulk = asks ? this.#bulk.incoming(peer) : this.#bulk.outgoing(peer)
     const frame = encodeExchangeMessage(message)
     if (bulk !== undefined) bulk.send(frame, NOTHING)

@@ -20,8 +20,7 @@ describe('a fleet of five devices', () => {
     for (const name of OURS) await fleet.addDevice(name, 'pi-4', 'pi-4@1')
     for (const name of THEIRS) await fleet.addDevice(name, 'odroid-xu', 'odroid-xu@1')
     await fleet.addDevice('late', 'pi-4', 'pi-4@1')
-    for (const name of [...OURS, ...THEIRS]) fleet.start(name)
-    for (const name of [...OURS, ...THEIRS]) await fleet.until(name, 'meshed', (status) => status.peers === 4)
+    await fleet.startAll([...OURS, ...THEIRS])
   })
 
   afterAll(async () => fleet?.close())

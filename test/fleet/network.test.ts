@@ -23,10 +23,7 @@ describe('devices on a network', () => {
     await started.init()
     await started.release('pi-4', '1', images.r1)
     for (const name of names) await started.addDevice(name, 'pi-4', 'pi-4@1')
-    for (const name of names) started.start(name)
-    for (const name of names) {
-      await started.until(name, 'meshed', (status) => status.peers === names.length - 1, 60_000)
-    }
+    await started.startAll(names, 60_000)
     return started
   }
 

@@ -17,8 +17,7 @@ describe('a release with a rollout plan', () => {
     await fleet.release('pi-4', '1', images.r1)
     await fleet.addDevice('test-1', 'pi-4', 'pi-4@1', { labels: { role: 'test' } })
     for (const name of ['hall-1', 'hall-2']) await fleet.addDevice(name, 'pi-4', 'pi-4@1', { labels: { cell: 'hall' } })
-    for (const name of ALL) fleet.start(name)
-    for (const name of ALL) await fleet.until(name, 'meshed', (status) => status.peers === 2)
+    await fleet.startAll()
   })
 
   afterAll(async () => fleet?.close())

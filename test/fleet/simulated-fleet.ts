@@ -185,6 +185,12 @@ export class SimulatedFleet {
     closeSync(log)
   }
 
+  /** Switches devices on and waits until each is connected to all the others. */
+  async startAll(names: readonly string[] = [...this.devices.keys()], timeoutMs = 120_000): Promise<void> {
+    for (const name of names) this.start(name)
+    for (const name of names) await this.until(name, 'meshed', (status) => status.peers === names.length - 1, timeoutMs)
+  }
+
   /** Pulls the plug: everything of the device dies at once. */
   async powerOff(name: string): Promise<void> {
     const device = this.device(name)

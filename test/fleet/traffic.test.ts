@@ -19,8 +19,7 @@ describe('a robot that needs the link for itself', () => {
     for (const name of NAMES) {
       await fleet.addDevice(name, 'pi-4', 'pi-4@1', { trafficFile: join(fleet.directory, `${name}.traffic`) })
     }
-    for (const name of NAMES) fleet.start(name)
-    for (const name of NAMES) await fleet.until(name, 'meshed', (status) => status.peers === 2)
+    await fleet.startAll()
   })
 
   afterAll(async () => fleet?.close())

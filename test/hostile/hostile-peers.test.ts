@@ -18,8 +18,7 @@ describe('a fleet with hostile peers in it', () => {
     await fleet.init()
     await fleet.release('pi-4', '1', images.r1)
     for (const name of NAMES) await fleet.addDevice(name, 'pi-4', 'pi-4@1')
-    for (const name of NAMES) fleet.start(name)
-    for (const name of NAMES) await fleet.until(name, 'meshed', (status) => status.peers === 2)
+    await fleet.startAll()
     addresses = NAMES.map((name) => `/ip4/${fleet.device(name).host.address}/tcp/4848`)
   })
 
