@@ -33,6 +33,7 @@ export class MemoryDisk implements Disk {
   #cutAt = Infinity
   #mode: CutMode = { keep: () => false, tearBytes: 0 }
   #dead = false
+  #fault: { at: number; readonly last: number; readonly error: FlotillaError } | undefined
   #capacity: number
   /** Number of changing operations so far: every one is a cut point. */
   operations = 0
@@ -45,6 +46,18 @@ export class MemoryDisk implements Disk {
   cutPowerAt(n: number, mode: CutMode): void {
     this.#cutAt = this.operations + n
     this.#mode = mode
+  }
+
+  /** Changing operations from the n-th from now on fail, `count` of them: a full disk, or one that went read-only. */
+  failAt(n: number, count: number, error: FlotillaError): void {
+    this.#fault = { at: this.operations + n, last: this.operations + n + count - 1, error }
+  }
+
+  /** Ends the fault. @returns whether it ever happened */
+  mend(): boolean {
+    const happened = this.#fault !== undefined && this.operations > this.#fault.at
+    this.#fault = undefined
+    return happened
   }
 
   get isDead(): boolean {
@@ -77,6 +90,8 @@ export class MemoryDisk implements Disk {
       throw new PowerCut()
     }
     this.operations += 1
+    const fault = this.#fault
+    if (fault !== undefined && this.operations > fault.at && this.operations - 1 <= fault.last) throw fault.error
   }
 
   #alive(): void {
