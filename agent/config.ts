@@ -152,7 +152,7 @@ function window(text: string, key: string): MaintenanceWindow {
 }
 
 function toTraffic(json: Readonly<Record<string, unknown>>): TrafficRules {
-  const keys = ['sendKiB', 'receiveKiB', 'perPeerKiB', 'quietHours', 'quietKiB', 'dailyMiB', 'meteredKiB']
+  const keys = ['sendKiB', 'receiveKiB', 'perPeerKiB', 'quietHours', 'quietKiB', 'dailyMiB', 'meteredKiB', 'maxDelayMs']
   shape.onlyKeys(json, 'traffic', keys)
   const rate = (key: string, missing: number) =>
     json[key] === undefined ? missing : shape.integer(json[key], `traffic.${key}`, 0, 100_000_000) * 1_024
@@ -166,5 +166,6 @@ function toTraffic(json: Readonly<Record<string, unknown>>): TrafficRules {
     quietRate: rate('quietKiB', 0),
     dailyBytes: rate('dailyMiB', Infinity) * 1_024,
     meteredRate: rate('meteredKiB', 0),
+    maxDelayMs: shape.integer(json['maxDelayMs'] ?? 100, 'traffic.maxDelayMs', 0, 10_000),
   }
 }

@@ -4,6 +4,7 @@ import type { Disk } from '../store/disk.ts'
 import { GenerationFile } from '../store/generation-file.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
 import { WishList } from './wish-list.ts'
+import { type RoundTrip, Yielding, type YieldVerdict } from './yielding.ts'
 import { judgeTraffic, type TrafficRules, type TrafficVerdict, type TrafficWish } from './traffic-policy.ts'
 
 const TICK_MS = 1_000
@@ -20,6 +21,8 @@ export type TrafficGuardDeps = {
   readonly movedBytes: () => number
   /** The earliest that today can be: boards wake up in 1970. */
   readonly floorMs: () => number
+  /** Round trips of the connections to peers; undefined where the system does not tell. */
+  readonly roundTrips: () => Promise<readonly RoundTrip[] | undefined>
   readonly apply: (verdict: TrafficVerdict) => void
 }
 
@@ -34,6 +37,8 @@ export class TrafficGuard {
   #savedBytes: number
   #metered = false
   #meteredMs = -Infinity
+  readonly #yielding: Yielding
+  #yielded: YieldVerdict = { rate: Infinity, queueMs: 0 }
   #timer: NodeJS.Timeout | undefined
   verdict: TrafficVerdict = { sendRate: Infinity, receiveRate: Infinity, reasons: [] }
 
@@ -43,6 +48,7 @@ export class TrafficGuard {
     this.#day = day
     this.#dayBytes = dayBytes
     this.#savedBytes = dayBytes
+    this.#yielding = new Yielding(deps.rules.maxDelayMs)
   }
 
   static async open(deps: TrafficGuardDeps): Promise<TrafficGuard> {
@@ -84,10 +90,24 @@ export class TrafficGuard {
       this.#meteredMs = nowMs
       this.#metered = await isMetered()
     }
+    await this.#yield()
     const wish = await readTrafficFile(this.#deps.file)
     this.#judge(wish === undefined ? [] : [wish])
     await this.#count()
   }
+
+  async #yield(): Promise<void> {
+    const nowMs = performance.now()
+    const bytes = this.#deps.movedBytes()
+    const moved = ((bytes - this.#movedBytes) * 1_000) / Math.max(1, nowMs - this.#movedMs)
+    this.#movedBytes = bytes
+    this.#movedMs = nowMs
+    // Asking costs a process: not while nothing moves.
+    const ask = this.#deps.rules.maxDelayMs > 0 && moved > 0
+    this.#yielded = this.#yielding.judge((ask ? await this.#deps.roundTrips() : undefined) ?? [], moved)
+  }
+  #movedBytes = 0
+  #movedMs = performance.now()
 
   #judge(more: readonly TrafficWish[]): void {
     const nowMs = performance.now()
@@ -97,6 +117,7 @@ export class TrafficGuard {
       wallClock: new Date(),
       todayBytes: this.#dayBytes,
       metered: this.#metered,
+      yielded: this.#yielded,
     })
     this.#deps.apply(this.verdict)
   }

@@ -13,6 +13,7 @@ const now = (change: Partial<TrafficConditions> = {}): TrafficConditions => ({
   wallClock: new Date(2026, 10, 24, 12, 0),
   todayBytes: 0,
   metered: false,
+  yielded: { rate: Infinity, queueMs: 0 },
   ...change,
 })
 
@@ -38,6 +39,14 @@ describe('traffic limits', () => {
     })
     expect(judgeTraffic(rules(yaml), now({ wallClock: new Date(2026, 10, 24, 14, 0) })).receiveRate).toBe(Infinity)
     expect(judgeTraffic(rules(yaml), now({ todayBytes: 10 * 2 ** 20 }))).toMatchObject({ sendRate: 0, receiveRate: 0 })
+  })
+
+  it('follow round trips, and say by how much they rose', () => {
+    expect(judgeTraffic(rules(), now({ yielded: { rate: 204_800, queueMs: 234.5 } }))).toEqual({
+      sendRate: 204_800,
+      receiveRate: 204_800,
+      reasons: ['200 KiB/s: round trips rose by 235 ms'],
+    })
   })
 
   it('forget a wish that has run out', () => {

@@ -1,3 +1,4 @@
+import type { YieldVerdict } from './yielding.ts'
 import { isInside, type MaintenanceWindow } from './reboot-gate.ts'
 
 /** Bytes per second that the agent may send and receive; Infinity for no limit, 0 for nothing. */
@@ -16,6 +17,8 @@ export type TrafficRules = {
   /** What may be sent and received together on a day; Infinity for no limit. */
   readonly dailyBytes: number
   readonly meteredRate: number
+  /** Queueing delay on the way to peers that is borne, milliseconds; 0 for any. */
+  readonly maxDelayMs: number
 }
 
 /** What holds right now. */
@@ -25,6 +28,8 @@ export type TrafficConditions = {
   readonly wallClock: Date
   readonly todayBytes: number
   readonly metered: boolean
+  /** What round trips speak for. */
+  readonly yielded: YieldVerdict
 }
 
 /** Limits with the reason of each; no reasons when nothing is limited. */
@@ -48,6 +53,8 @@ export function judgeTraffic(rules: TrafficRules, conditions: TrafficConditions)
   if (rules.quietHours.some((window) => isInside(window, conditions.wallClock))) limit(rules.quietRate, 'quiet hours')
   if (conditions.metered && rules.meteredRate !== Infinity) limit(rules.meteredRate, 'metered connection')
   if (conditions.todayBytes >= rules.dailyBytes) limit(0, 'daily budget is used up')
+  const { rate, queueMs } = conditions.yielded
+  if (rate !== Infinity) limit(rate, `round trips rose by ${Math.round(queueMs)} ms`)
   return { sendRate, receiveRate, reasons }
 }
 
