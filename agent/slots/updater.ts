@@ -175,11 +175,29 @@ export class Updater {
 
   #mayInstall(release: Release): boolean {
     const { era } = this.#signed
-    if (release.description.era === era) return judgeInstall(release.id, release.description, this.#facts()).install
+    if (release.description.era === era) {
+      const verdict = judgeInstall(release.id, release.description, this.#facts())
+      if (!verdict.install && verdict.reason === 'SAME_SEQUENCE') this.#tellConflict(release)
+      return verdict.install
+    }
     const reason = `era ${release.description.era}, signed era is ${era}`
     this.#deps.log.add('warn', 'refused', { release: release.id, reason })
     return false
   }
+
+  #tellConflict({ id, description: { version, seq } }: Release): void {
+    if (this.#conflict === id) return
+    this.#conflict = id
+    this.#deps.log.add('error', 'release-conflict', {
+      code: 'SAME_SEQUENCE',
+      release: id,
+      version,
+      seq,
+      running: this.running?.id ?? '',
+      next: 'two releases are signed under one sequence; publish the right one again under a higher one',
+    })
+  }
+  #conflict = ''
 
   #facts(): DeviceFacts {
     const running = this.running?.description

@@ -32,6 +32,7 @@ export type InstallVerdict =
         | 'OTHER_CHANNEL'
         | 'OTHER_HARDWARE'
         | 'RUNNING'
+        | 'SAME_SEQUENCE'
         | 'ROLLBACK'
         | 'FAILED_BEFORE'
         | 'NEEDS_STONE'
@@ -50,7 +51,9 @@ export function judgeInstall(id: string, release: ReleaseDescription, device: De
   if (!release.hardware.includes(device.hardware)) return refuse('OTHER_HARDWARE')
   if (id === device.runningId) return refuse('RUNNING')
   if (device.bad.includes(id)) return refuse('FAILED_BEFORE')
-  if (compareSequence(release, device.running) <= 0 || compareSequence(release, device.floor) < 0) {
+  // Signed twice under one number, say from two copies of a repository: nobody can tell which is newer.
+  if (compareSequence(release, device.running) === 0) return refuse('SAME_SEQUENCE')
+  if (compareSequence(release, device.running) < 0 || compareSequence(release, device.floor) < 0) {
     return refuse('ROLLBACK')
   }
   if (compareSequence(device.running, release.from) < 0) return refuse('NEEDS_STONE')
