@@ -127,6 +127,7 @@ function releasesCommand(): Command {
               row['running'] === true ? 'running' : '',
               row['proven'] === true ? 'proven' : '',
               row['percent'] === 100 ? '' : `${row['percent']} %`,
+              String(row['problem'] ?? ''),
             ]
               .filter(Boolean)
               .join(', '),

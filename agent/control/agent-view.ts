@@ -171,18 +171,19 @@ function describeRelease({ id, description }: Release) {
 
 async function describeReleases({ boot, slot, carrier }: AgentView) {
   const inSlots = (await readSlots(boot)).map((content) => describeSlot(content, slot))
-  const carried = carrier.list().map(({ release, whole, percent }) => ({
+  const carried = carrier.list().map(({ release, whole, percent, problem }) => ({
     ...describeRelease(release),
     where: 'carried',
     proven: false,
     running: false,
     percent: whole ? 100 : percent,
+    problem,
   }))
   return [...inSlots, ...carried]
 }
 
 function describeSlot({ slot, release, proven }: SlotContent, running: string) {
-  const common = { where: `slot ${slot}`, proven, running: slot === running, percent: 100 }
+  const common = { where: `slot ${slot}`, proven, running: slot === running, percent: 100, problem: '' }
   try {
     return { ...describeRelease(parseRelease(release ?? new Uint8Array())), ...common }
   } catch {

@@ -20,14 +20,18 @@ export type CarrierDeps = {
 
 type Carried = {
   readonly release: Release
-  readonly files: readonly HeldFile[]
+  files: readonly HeldFile[]
   readonly stop: AbortController
   whole: boolean
+  /** Why it is not being fetched at the moment, and when it is tried again. */
+  failed: { readonly reason: string; readonly retryMs: number } | undefined
 }
 
 const DIRECTORY = 'carried'
 /** Carried bytes come after everything the device needs for itself. */
 const PRIORITY = 10
+/** A disk that is full or read-only now is not asked twice a second. */
+const RETRY_MS = 15_000
 
 /**
  * Keeps releases of other boards within a quota, so that any robot is a courier for all. Files are named by content;
@@ -37,6 +41,8 @@ export class Carrier {
   readonly #deps: CarrierDeps
   readonly #carried = new Map<string, Carried>()
   readonly #working = new Set<string>()
+  /** The last problem told of each release. */
+  readonly #told = new Map<string, string>()
 
   constructor(deps: CarrierDeps) {
     this.#deps = deps
@@ -44,14 +50,23 @@ export class Carrier {
 
   /** Ids of the releases that are here whole. */
   whole(): readonly string[] {
-    return [...this.#carried].filter(([, entry]) => entry.whole).map(([id]) => id)
+    return [...this.#carried].filter(([, entry]) => isWhole(entry)).map(([id]) => id)
   }
 
-  list(): readonly { readonly release: Release; readonly whole: boolean; readonly percent: number }[] {
-    return [...this.#carried.values()].map(({ release, files, whole }) => {
+  list(): readonly {
+    readonly release: Release
+    readonly whole: boolean
+    readonly percent: number
+    /** Why it does not get on; empty when it does. */
+    readonly problem: string
+  }[] {
+    return [...this.#carried.values()].map((entry) => {
+      const { release, files, failed } = entry
       const chunks = files.reduce((sum, file) => sum + file.index.count, 0)
       const have = files.reduce((sum, file) => sum + file.have.count, 0)
-      return { release, whole, percent: whole ? 100 : chunks === 0 ? 0 : Math.floor((have * 100) / chunks) }
+      const percent = chunks === 0 ? 0 : Math.min(99, Math.floor((have * 100) / chunks))
+      const whole = isWhole(entry)
+      return { release, whole, percent: whole ? 100 : percent, problem: failed?.reason ?? '' }
     })
   }
 
@@ -59,35 +74,49 @@ export class Carrier {
   async follow(pointers: readonly SignedPointer[], signal: AbortSignal): Promise<void> {
     const wanted = new Set(pointers.map((pointer) => pointer.sha256))
     for (const [id, entry] of this.#carried) if (!wanted.has(id)) await this.#drop(id, entry)
+    for (const id of this.#told.keys()) if (!wanted.has(id)) this.#told.delete(id)
     for (const pointer of pointers) {
-      if (this.#carried.has(pointer.sha256) || this.#working.has(pointer.sha256)) continue
+      const entry = this.#carried.get(pointer.sha256)
+      const due = entry === undefined || (entry.failed?.retryMs ?? Infinity) <= performance.now()
+      if (!due || this.#working.has(pointer.sha256)) continue
       this.#working.add(pointer.sha256)
       void this.#carry(pointer, signal)
-        .catch(async (error: unknown) => {
-          if (!signal.aborted)
-            this.#deps.log.add('warn', 'carry-failed', { release: pointer.sha256, error: messageOf(error) })
-          const entry = this.#carried.get(pointer.sha256)
-          if (entry !== undefined) await this.#drop(pointer.sha256, entry)
-        })
+        .catch((error: unknown) => this.#failed(pointer.sha256, error, signal))
         .finally(() => this.#working.delete(pointer.sha256))
     }
     if (this.#working.size === 0) await this.#removeStrays()
+  }
+
+  /** What is here stays and is gone on with; said once, however often it is tried. */
+  #failed(id: string, error: unknown, signal: AbortSignal): void {
+    const entry = this.#carried.get(id)
+    if (signal.aborted || entry?.stop.signal.aborted === true) return
+    const reason = messageOf(error)
+    this.#tell(id, reason)
+    if (entry !== undefined) entry.failed = { reason, retryMs: performance.now() + RETRY_MS }
+  }
+
+  #tell(id: string, reason: string): void {
+    if (this.#told.get(id) === reason) return
+    this.#told.set(id, reason)
+    this.#deps.log.add('warn', 'carry-failed', { release: id, error: reason })
   }
 
   async #carry(pointer: SignedPointer, signal: AbortSignal): Promise<void> {
     const release = await this.#deps.fetcher.description(pointer)
     const indexes = release === undefined ? undefined : await this.#deps.fetcher.indexes(release)
     if (release === undefined || indexes === undefined) return // nobody here has it yet; asked again with the next round
-    const used = [...this.#carried.values()].reduce((sum, entry) => sum + releaseBytes(entry.release.description), 0)
+    const others = [...this.#carried.values()].filter((entry) => entry.release.id !== release.id)
+    const used = others.reduce((sum, entry) => sum + releaseBytes(entry.release.description), 0)
     if (used + releaseBytes(release.description) > this.#deps.quotaBytes) {
-      this.#deps.log.add('info', 'carry-refused', { release: release.id, reason: 'over the quota (carryMiB)' })
-      return
+      return this.#tell(release.id, 'over the quota (carryMiB)')
     }
     const before = this.#deps.fetchedBytes()
     const files: HeldFile[] = []
-    const stop = new AbortController()
-    const entry: Carried = { release, files, stop, whole: false }
-    const either = AbortSignal.any([signal, stop.signal])
+    const known = this.#carried.get(release.id)
+    const entry: Carried = known ?? { release, files, stop: new AbortController(), whole: false, failed: undefined }
+    entry.files = files
+    const either = AbortSignal.any([signal, entry.stop.signal])
     this.#carried.set(release.id, entry)
     for (const artifact of release.description.artifacts) {
       const index = indexes.get(artifact.index.sha256)
@@ -100,6 +129,7 @@ export class Carrier {
     }
     await Promise.all(files.map((file) => this.#deps.chunks.completed(file, either)))
     entry.whole = true
+    entry.failed = undefined
     this.#deps.log.add('info', 'fetched', {
       release: release.id,
       version: release.description.version,
@@ -131,4 +161,9 @@ export class Carrier {
       if (!kept.has(`${DIRECTORY}/${name}`)) await this.#deps.persist.remove(`${DIRECTORY}/${name}`)
     }
   }
+}
+
+/** Complete once, and no chunk has turned out to be rotten since. */
+function isWhole({ whole, files }: Carried): boolean {
+  return whole && files.every((file) => file.have.complete)
 }

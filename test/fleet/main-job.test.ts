@@ -64,8 +64,8 @@ describe('a fleet of five devices', () => {
   it('completes from the union when the laptop leaves at 60 %, and when it leaves at 100 %', async () => {
     await fleet.release('pi-4', '3', images.r3)
     const changed = await changedBytes('pi-4@2', 'pi-4@3')
-    for (const name of [...OURS, ...THEIRS]) fleet.network.setLink(name, false)
-    fleet.network.setLink('a2', true)
+    for (const name of [...OURS, ...THEIRS]) fleet.network.radio.setLink(name, false)
+    fleet.network.radio.setLink('a2', true)
     const laptop = await fleet.startFlotilla(['seed', 'a2', 'pi-4@3'])
     await fleet.until('a2', '60 % there', (status) => status.fetchedBytes > changed * 0.6)
     await fleet.end(laptop)
@@ -73,7 +73,7 @@ describe('a fleet of five devices', () => {
     expect(left.next?.version).toBe('3')
     expect(left.fetchedBytes).toBeLessThan(changed)
 
-    for (const name of [...OURS, ...THEIRS]) fleet.network.setLink(name, true)
+    for (const name of [...OURS, ...THEIRS]) fleet.network.radio.setLink(name, true)
     await fleet.flotilla(['seed', 'b1', 'pi-4@3', '--until', 'first', '--timeout', '120'])
     for (const name of OURS) await fleet.untilRunning(name, '3')
   })

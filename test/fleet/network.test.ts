@@ -30,7 +30,7 @@ describe('devices on a network', () => {
   it('a robot that walks between two islands carries the release and the news', async () => {
     expect(canUseNamespaces(), 'network namespaces need root').toBe(true)
     const walk = await start(namespaceNetwork(0), ['west', 'robot', 'east'])
-    walk.network.setLink('east', false)
+    walk.network.radio.setLink('east', false)
     await walk.until('robot', 'alone with west', (status) => status.peers === 1, 60_000)
     await walk.release('pi-4', '2', images.r3)
     const seeding = await walk.startFlotilla(['seed', 'west', 'pi-4@2'])
@@ -41,9 +41,9 @@ describe('devices on a network', () => {
     const alone = await walk.until('east', 'alone', (status) => status.peers === 0, 60_000)
     expect(alone.running?.version).toBe('1')
 
-    walk.network.setLink('west', false)
+    walk.network.radio.setLink('west', false)
     const backMs = performance.now()
-    walk.network.setLink('east', true)
+    walk.network.radio.setLink('east', true)
     await walk.until('east', 'connected again', (status) => status.peers > 0, 30_000)
     const reconnectSeconds = (performance.now() - backMs) / 1_000
     process.stderr.write(`reconnected ${reconnectSeconds.toFixed(1)} s after the link came back\n`)
@@ -77,7 +77,7 @@ echo "$found"; kill $daemon; kill $(cat /run/bus.pid)`
 
   it('finds each other with IPv6 only', async () => {
     expect(canUseNamespaces(), 'network namespaces need root').toBe(true)
-    const six = await start(namespaceNetwork(0, 6), ['six-1', 'six-2'])
+    const six = await start(namespaceNetwork(0, { family: 6 }), ['six-1', 'six-2'])
     const peers = (await six.ask('six-1', '/peers')) as { address: string }[]
     expect(peers[0]?.address).toMatch(/^\/ip6\/fd77::/)
   })

@@ -7,7 +7,7 @@ import { stringify } from 'yaml'
 import { askAgent } from '../../agent/control/local-api.ts'
 import type { FleetRow } from '../../protocol/gossip/fleet-rows.ts'
 import type { ImageSet } from './build-images.ts'
-import type { Host, Network } from './network.ts'
+import type { Host, HostOptions, Network } from './network.ts'
 
 const run = promisify(execFile)
 /** Opens the keys of every simulated fleet. */
@@ -49,6 +49,7 @@ export class SimulatedFleet {
   readonly devices = new Map<string, SimulatedDevice>()
   readonly #network: Network
   readonly #images: ImageSet
+  readonly #configs = new Map<string, Readonly<Record<string, unknown>>>()
   readonly #children = new Set<ChildProcess>()
   readonly #node: string
   #operator: Host | undefined
@@ -87,7 +88,13 @@ export class SimulatedFleet {
 
   /** Starts any program on a host of its own and leaves it running. */
   async startProgram(hostName: string, command: readonly string[]): Promise<ChildProcess> {
-    const [program = '', ...rest] = (await this.#network.addHost(hostName)).wrap(command)
+    await this.#network.addHost(hostName)
+    return this.startProgramOn(hostName, command)
+  }
+
+  /** Starts any program on a host that is there. */
+  startProgramOn(hostName: string, command: readonly string[]): ChildProcess {
+    const [program = '', ...rest] = this.#network.wrapFor(hostName, command)
     const log = openSync(join(this.directory, `${hostName}.log`), 'a')
     const child = this.#track(
       spawn(program, rest, { env: this.environment(), stdio: ['ignore', log, log], detached: true }),
@@ -147,8 +154,9 @@ export class SimulatedFleet {
     board: string,
     release: string,
     settings: Readonly<Record<string, unknown>> = {},
+    hostOptions: HostOptions = {},
   ): Promise<SimulatedDevice> {
-    const host = await this.#network.addHost(name)
+    const host = await this.#network.addHost(name, hostOptions)
     const directory = join(this.directory, name)
     const others = [...this.devices.values()].map((device) => `/ip4/${device.host.address}/tcp/${device.host.port}`)
     const config = {
@@ -167,11 +175,18 @@ export class SimulatedFleet {
       ...settings,
     }
     const file = join(this.directory, `${name}.yaml`)
+    this.#configs.set(name, config)
     writeFileSync(file, stringify(config))
     await this.flotilla(['device', 'create', directory, release, '--name', name, '--config', file])
     const device: SimulatedDevice = { name, board, directory, host, process: undefined }
     this.devices.set(name, device)
     return device
+  }
+
+  /** Changes settings of a device that is switched off. */
+  configure(name: string, settings: Readonly<Record<string, unknown>>): void {
+    const config = { ...this.#configs.get(name), ...settings }
+    writeFileSync(join(this.device(name).directory, 'agent.yaml'), stringify(config))
   }
 
   /** Switches a device on: its loader chooses a slot and boots it. */
@@ -226,8 +241,13 @@ export class SimulatedFleet {
 
   async events(
     name: string,
-  ): Promise<readonly { at: string; event: string; fields: Readonly<Record<string, unknown>> }[]> {
-    return (await this.ask(name, '/events')) as { at: string; event: string; fields: Record<string, unknown> }[]
+  ): Promise<readonly { seq: number; at: string; event: string; fields: Readonly<Record<string, unknown>> }[]> {
+    return (await this.ask(name, '/events')) as {
+      seq: number
+      at: string
+      event: string
+      fields: Record<string, unknown>
+    }[]
   }
 
   async fleetSeenFrom(name: string): Promise<readonly FleetRow[]> {
