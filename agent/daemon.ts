@@ -2,7 +2,8 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseChunkIndex } from '../protocol/chunks/chunk-index.ts'
 import { FlotillaError, messageOf } from '../protocol/errors.ts'
-import { parseCertificate } from '../protocol/membership/certificate.ts'
+import type { RecordBook } from '../protocol/gossip/record-book.ts'
+import { type Certificate, parseCertificate } from '../protocol/membership/certificate.ts'
 import { BulkListener } from '../protocol/network/bulk-channel.ts'
 import { ExchangeDriver, type ExchangeEvents } from '../protocol/network/exchange-driver.ts'
 import { FleetNode } from '../protocol/network/fleet-node.ts'
@@ -16,6 +17,7 @@ import { agentRoutes, type AgentView, buildRecord } from './control/agent-view.t
 import type { EventLog } from './control/event-log.ts'
 import { HoldList } from './control/hold-list.ts'
 import { serveLocalApi } from './control/local-api.ts'
+import { readRoundTrips } from './control/round-trips.ts'
 import { TrafficGuard } from './control/traffic-guard.ts'
 import { yieldToTheRobot } from './control/yield-to-the-robot.ts'
 import { OwnRecord } from './control/own-record.ts'
@@ -45,6 +47,10 @@ export type AgentEnd = { readonly reboot: boolean; readonly why: string }
 
 const TICK_MS = 500
 const CONSIDER_MS = 2_000
+/** Holders of a release that are looked for at once. */
+const MAX_SOUGHT = 3
+/** A cloned key is told so often at most. */
+const CLONED_MS = 60_000
 
 /**
  * The agent: joins the parts and is the only place that knows them all.
@@ -101,7 +107,7 @@ export class Agent {
     const blobs = new BlobStore(this.#persist)
     const store = new ArtifactStore(this.#persist, (sha256) => blobs.read(sha256))
     const sync = new FleetSync(trust, this.#log, considerSoon)
-    const node = await this.#startNode(identity, certificateBytes, certificate.name, certificate.fleet, trust, sync)
+    const node = await this.#startNode(identity, certificateBytes, certificate, trust, sync)
     const listener = await BulkListener.start(this.#config.listen, this.#config.bulkPort).catch((error: unknown) => {
       // Slower, not less: chunks then travel with everything else.
       this.#log.add('warn', 'no-bulk-port', { error: messageOf(error) })
@@ -118,6 +124,7 @@ export class Agent {
       rotten: (artifact, chunk) => this.#log.add('error', 'bit-rot', { artifact, chunk }),
     }
     const driver = new ExchangeDriver(node, store, exchangeEvents, listener)
+    this.#isIdle = (peer) => driver.isIdle(peer)
     const completion = new FileCompletion(store, (chunks) => driver.foundLocally(chunks))
     const traffic = await TrafficGuard.open({
       rules: this.#config.traffic,
@@ -125,6 +132,7 @@ export class Agent {
       persist: this.#persist,
       movedBytes: () => this.#counters.fetchedBytes + this.#counters.servedBytes,
       floorMs: () => timeFloorMs(trust.set),
+      roundTrips: () => readRoundTrips([node.port(4) || node.port(6), this.#config.bulkPort]),
       apply: (verdict) => driver.limit({ ...verdict, perPeerRate: this.#config.traffic.perPeerRate }),
     })
     yieldToTheRobot(this.#config.nice)
@@ -213,10 +221,19 @@ export class Agent {
       traffic,
       counters: this.#counters,
     }
-    const own = await OwnRecord.open(this.#persist, () => buildRecord(view), certificateBytes, identity.sign)
+    const own = await OwnRecord.open(
+      this.#persist,
+      () => buildRecord(view),
+      certificateBytes,
+      identity.sign,
+      // Mute on a disk that went read-only it would be of no use to anybody.
+      (error) => this.#log.add('error', 'persist-failed', { error: messageOf(error) }),
+    )
+    sync.onOwnRecord = (seq) => void this.#judgeOwn(own, seq)
     consider = async () => {
       const set = trust.set
       await updater.consider()
+      seekHolders(sync.book, node, updater.state.target?.id)
       const others = listReleases(set, DEVICE_RULES).filter(
         (pointer) =>
           pointer.halted === undefined && !(pointer.board === device.board && pointer.channel === device.channel),
@@ -231,7 +248,7 @@ export class Agent {
     const tick = setInterval(() => {
       try {
         updater.tick().catch((error: unknown) => this.#log.add('error', 'tick-failed', { error: messageOf(error) }))
-        const record = own.next(performance.now())
+        const record = own.next(performance.now(), sync.book.size)
         if (record !== undefined) sync.publishRecord(record)
       } catch (error) {
         // A record that cannot be made must not take the device down; others see its age.
@@ -257,6 +274,7 @@ export class Agent {
     return end
   }
 
+  #isIdle: (peer: string) => boolean = () => true
   #members: { joined: (member: ReturnType<FleetNode['members']>[number]) => void; gone: (id: string) => void } = {
     joined: () => {},
     gone: () => {},
@@ -264,26 +282,30 @@ export class Agent {
 
   async #startNode(
     identity: Identity,
-    certificate: Uint8Array,
-    name: string,
-    fleet: string,
+    certificateBytes: Uint8Array,
+    { name, fleet, board }: Certificate,
     trust: TrustKeeper,
     sync: FleetSync,
   ): Promise<FleetNode> {
     return FleetNode.start({
       identity,
-      certificate,
+      certificate: certificateBytes,
       name,
       fleet,
       policy: () => trust.policy,
       trust: () => trust.versions,
-      refreshTrust: (open) => sync.refresh(open),
+      refreshTrust: async (open) => void (await sync.refresh(open)),
       port: this.#config.port,
       listenHosts: this.#config.listen,
       interfaces: this.#config.interfaces,
       discovery: this.#config.discovery,
       staticPeers: this.#config.peers,
       remembered: await loadPeers(this.#persist),
+      // Devices of its board have what this one will need, whether or not they carry what others need.
+      neighbours: {
+        isPreferred: (id) => sync.book.get(id)?.record.board === board,
+        isIdle: (id) => this.#isIdle(id),
+      },
       events: {
         member: (member) => {
           this.#log.add('info', 'peer-joined', { peer: member.id, name: member.certificate.name })
@@ -294,10 +316,27 @@ export class Agent {
           this.#members.gone(id)
         },
         refused: (id, code, why) => this.#log.add('warn', 'peer-refused', { peer: id, code, why }),
-        gossip: (topic, data, from) => sync.gossip(topic, data, from),
+        gossip: (topic, data, from, author) => sync.gossip(topic, data, from, author),
       },
     })
   }
+
+  async #judgeOwn(own: OwnRecord, seq: number): Promise<void> {
+    try {
+      const verdict = await own.heard(seq)
+      if (verdict === 'restored') this.#log.add('warn', 'record-ahead', { seq, goesOn: 'above it' })
+      if (verdict !== 'elsewhere' || performance.now() < this.#clonedToldMs + CLONED_MS) return
+      this.#clonedToldMs = performance.now()
+      this.#log.add('error', 'key-elsewhere', {
+        code: 'CLONED',
+        seq,
+        next: "another device signs with this device's key; enrol both anew and revoke this id",
+      })
+    } catch (error) {
+      this.#log.add('error', 'record-failed', { error: messageOf(error) })
+    }
+  }
+  #clonedToldMs = -Infinity
 
   async #readOwn(name: string): Promise<Uint8Array> {
     try {
@@ -354,6 +393,17 @@ export class Agent {
     })
     return [...builtIn, ...scripts]
   }
+}
+
+/** Neighbours need not have what this device needs; somebody who says that it has the whole of it is then looked for. */
+function seekHolders(book: RecordBook, node: FleetNode, release: string | undefined): void {
+  if (release === undefined) return
+  const holders = book
+    .all(performance.now())
+    .filter(({ signed: { record } }) => record.device !== node.id && record.holds.includes(release))
+    .map(({ signed: { record } }) => record.device)
+  if (holders.some((id) => node.isMember(id))) return
+  for (const id of holders.slice(0, MAX_SOUGHT)) node.seek(id)
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {

@@ -4,6 +4,8 @@ import { GenerationFile } from '../store/generation-file.ts'
 
 const MIN_INTERVAL_MS = 500
 const HEARTBEAT_MS = 45_000
+/** In a large fleet at rest records are renewed more rarely: what all say each hears. */
+const HEARTBEAT_PER_DEVICE_MS = 3_000
 /** Sequence numbers of one run of the agent; the run number is kept on disk, so numbers rise over restarts. */
 const PER_RUN = 2 ** 24
 /** Above it the product is no longer exact. */
@@ -14,45 +16,82 @@ export class OwnRecord {
   readonly #build: () => Omit<DeviceRecord, 'seq'>
   readonly #certificate: Uint8Array
   readonly #sign: (message: Uint8Array) => Uint8Array
+  readonly #file: GenerationFile
+  readonly #random: () => number
   #run: number
   #count = 0
+  #restored = false
   #last = ''
   #lastMs = -Infinity
+  /** Devices that were switched on together do not speak together for ever. */
+  #jitter = 1
 
   private constructor(
+    file: GenerationFile,
+    random: () => number,
     run: number,
     build: () => Omit<DeviceRecord, 'seq'>,
     certificate: Uint8Array,
     sign: (message: Uint8Array) => Uint8Array,
   ) {
+    this.#file = file
+    this.#random = random
     this.#run = run
     this.#build = build
     this.#certificate = certificate
     this.#sign = sign
   }
 
-  /** Takes the next run number, durably, before anything is signed with it. */
+  /**
+   * Takes the next run number, durably, before anything is signed with it.
+   * @param onFailure - it could not be kept: the device is heard all the same, once it has gone on above its own old record
+   */
   static async open(
     persist: Disk,
     build: () => Omit<DeviceRecord, 'seq'>,
     certificate: Uint8Array,
     sign: (message: Uint8Array) => Uint8Array,
+    onFailure: (error: unknown) => void,
+    random: () => number = Math.random,
   ): Promise<OwnRecord> {
     const file = new GenerationFile(persist, 'update/run', 32)
     const read = Number(Buffer.from((await file.read()) ?? new Uint8Array()).toString())
     const run = Number.isSafeInteger(read) && read >= 0 && read < MAX_RUN ? read : 0
-    await file.write(Buffer.from(String(run + 1)))
-    return new OwnRecord(run + 1, build, certificate, sign)
+    await file.write(Buffer.from(String(run + 1))).catch(onFailure)
+    return new OwnRecord(file, random, run + 1, build, certificate, sign)
   }
 
-  /** A new record when there is something to say now, else undefined. */
-  next(nowMs: number): SignedRecord | undefined {
+  /**
+   * Somebody holds a record of this device under the given sequence. Above what was signed here, either the disk was set
+   * back (a restored backup): then this device goes on above it, or nobody would believe it any more; or, when that
+   * happens again, the device's key is in use elsewhere.
+   */
+  async heard(seq: number): Promise<'known' | 'restored' | 'elsewhere'> {
+    if (seq <= this.#run * PER_RUN + this.#count) return 'known'
+    if (this.#restored) return 'elsewhere'
+    this.#restored = true
+    this.#run = Math.min(MAX_RUN - 1, Math.floor(seq / PER_RUN)) + 1
+    this.#count = 0
+    this.#last = ''
+    await this.#file.write(Buffer.from(String(this.#run)))
+    return 'restored'
+  }
+
+  /**
+   * A new record when there is something to say now, else undefined.
+   * @param fleetSize - devices known; while an update is under way others wait for this one's word, so it does not count
+   */
+  next(nowMs: number, fleetSize = 1): SignedRecord | undefined {
     if (nowMs - this.#lastMs < MIN_INTERVAL_MS) return undefined
     const fields = this.#build()
     const text = JSON.stringify(fields)
-    if (text === this.#last && nowMs - this.#lastMs < HEARTBEAT_MS) return undefined
+    const isBusy = fields.next !== undefined || fields.wishes !== undefined
+    const heartbeatMs =
+      this.#jitter * (isBusy ? HEARTBEAT_MS : Math.max(HEARTBEAT_MS, fleetSize * HEARTBEAT_PER_DEVICE_MS))
+    if (text === this.#last && nowMs - this.#lastMs < heartbeatMs) return undefined
     this.#last = text
     this.#lastMs = nowMs
+    this.#jitter = 0.75 + this.#random() / 2
     this.#count += 1
     return parseRecord(signRecord({ ...fields, seq: this.#run * PER_RUN + this.#count }, this.#certificate, this.#sign))
   }

@@ -92,6 +92,10 @@ export class Asking {
     this.#nowMs = nowMs
   }
 
+  isIdle(peer: string): boolean {
+    return (this.#sources.get(peer)?.requests.size ?? 0) === 0
+  }
+
   /** How many chunks of an artifact a peer said it holds; 0 when it was not asked. */
   countOf(peer: string, artifact: string): number {
     return this.#sources.get(peer)?.has.get(artifact)?.count ?? 0

@@ -160,6 +160,11 @@ export class ExchangeEngine {
     return this.#asking.inFlightBytes
   }
 
+  /** Nothing is under way to or from the peer. */
+  isIdle(peer: string): boolean {
+    return this.#asking.isIdle(peer) && this.#serving.isIdle(peer)
+  }
+
   /** What is known of an artifact here, or undefined. */
   progress(artifact: string): { readonly have: number; readonly size: number } | undefined {
     const held = this.#held.get(artifact)

@@ -67,6 +67,11 @@ export class Serving {
     this.#nowMs = nowMs
   }
 
+  isIdle(peer: string): boolean {
+    const asker = this.#askers.get(peer)
+    return asker === undefined || (asker.queue.length === 0 && asker.servingSinceMs === undefined)
+  }
+
   /** Served again once some time has passed: a slow peer no longer counts. */
   tick(): void {
     this.#serveNext()

@@ -46,6 +46,11 @@ export class RecordBook {
     return this.#records.delete(oldest.device)
   }
 
+  /** Devices known. */
+  get size(): number {
+    return this.#records.size
+  }
+
   get(device: string): SignedRecord | undefined {
     return this.#records.get(device)?.signed
   }

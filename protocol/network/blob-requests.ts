@@ -6,43 +6,80 @@ type Request = {
   readonly sha256: string
   readonly maxBytes: number
   readonly resolve: (bytes: Uint8Array | undefined) => void
+  readonly answer: Promise<Uint8Array | undefined>
 }
 
+/** The part of a stream that asking needs. */
+type Questions = Pick<FrameStream, 'closed' | 'send'>
+
 const TIMEOUT_MS = 30_000
+/** A peer that has not answered after this is no longer waited for alone: a silent one would hold up every release. */
+const HEDGE_MS = 1_500
+/** Nobody else has it: the late ones get so long, then the caller may look again, for others may have it by then. */
+const LAST_WAIT_MS = 3_000
 /** Small files that may be asked of one peer at once. */
 export const MAX_BLOB_REQUESTS = 16
 
 /** Small files that were asked of peers by their hash and have not come yet. */
 export class BlobRequests {
   readonly #open = new Map<string, Request[]>()
+  /** Peers that kept a question waiting and have answered none since: asked last. */
+  readonly #late = new Set<string>()
+
+  /**
+   * Asks one peer after another, the next as soon as the one before has nothing or is late.
+   * @param ways - peers with the streams on which they are asked
+   * @returns undefined when nobody has it
+   */
+  async askAll(
+    ways: readonly (readonly [string, Questions])[],
+    sha256: string,
+    maxBytes: number,
+  ): Promise<Uint8Array | undefined> {
+    const ordered = [...ways].sort(([a], [b]) => Number(this.#late.has(a)) - Number(this.#late.has(b)))
+    const asked: Promise<Uint8Array | undefined>[] = []
+    for (const [peer, frames] of ordered) {
+      const answer = this.ask(peer, frames, sha256, maxBytes)
+      asked.push(answer)
+      const first = await Promise.race([firstFound(asked), answer, later(HEDGE_MS)])
+      if (first === 'late') this.#late.add(peer)
+      else if (first !== undefined) return first
+    }
+    const last = await Promise.race([firstFound(asked), later(LAST_WAIT_MS)])
+    return last === 'late' ? undefined : last
+  }
 
   /** Asks one peer. @returns undefined when it has no such file, or does not answer in time */
-  ask(peer: string, frames: FrameStream, sha256: string, maxBytes: number): Promise<Uint8Array | undefined> {
+  ask(peer: string, frames: Questions, sha256: string, maxBytes: number): Promise<Uint8Array | undefined> {
+    const open = this.#of(peer).find((other) => other.sha256 === sha256)
+    if (open !== undefined) return open.answer // asked before, and still to come
     if (frames.closed || this.#of(peer).length >= MAX_BLOB_REQUESTS) return Promise.resolve(undefined)
-    return new Promise((resolve) => {
-      // A late answer is still read (and dropped): the entry stays until it comes or the stream ends.
-      const timer = setTimeout(() => resolve(undefined), TIMEOUT_MS)
-      const request: Request = {
-        sha256,
-        maxBytes,
-        resolve: (bytes) => {
-          clearTimeout(timer)
-          this.#open.set(
-            peer,
-            this.#of(peer).filter((other) => other !== request),
-          )
-          resolve(bytes)
-        },
-      }
-      this.#open.set(peer, [...this.#of(peer), request])
-      frames.send(encodeExchangeMessage({ type: 'fetch', sha256, maxBytes }))
-    })
+    const { promise: answer, resolve } = Promise.withResolvers<Uint8Array | undefined>()
+    // A late answer is still read (and dropped): the entry stays until it comes or the stream ends.
+    const timer = setTimeout(() => resolve(undefined), TIMEOUT_MS)
+    const request: Request = {
+      sha256,
+      maxBytes,
+      answer,
+      resolve: (bytes) => {
+        clearTimeout(timer)
+        this.#open.set(
+          peer,
+          this.#of(peer).filter((other) => other !== request),
+        )
+        resolve(bytes)
+      },
+    }
+    this.#open.set(peer, [...this.#of(peer), request])
+    frames.send(encodeExchangeMessage({ type: 'fetch', sha256, maxBytes }))
+    return answer
   }
 
   /** Takes an answer. False when it was not asked for or is not what it should be: no honest peer sends that. */
   answered(peer: string, sha256: string, payload: Uint8Array): boolean {
     const request = this.#of(peer).find((other) => other.sha256 === sha256)
     const found = createHash('sha256').update(payload).digest('hex')
+    this.#late.delete(peer)
     const good = request !== undefined && found === sha256 && payload.length <= request.maxBytes
     request?.resolve(good ? payload : undefined)
     return good
@@ -50,6 +87,7 @@ export class BlobRequests {
 
   /** The peer does not have it. */
   refused(peer: string, sha256: string): void {
+    this.#late.delete(peer)
     for (const request of this.#of(peer)) if (request.sha256 === sha256) request.resolve(undefined)
   }
 
@@ -57,6 +95,7 @@ export class BlobRequests {
   ended(peer: string): void {
     for (const request of this.#of(peer)) request.resolve(undefined)
     this.#open.delete(peer)
+    this.#late.delete(peer)
   }
 
   /** The longest answer that is waited for: nothing longer is read. */
@@ -67,4 +106,21 @@ export class BlobRequests {
   #of(peer: string): readonly Request[] {
     return this.#open.get(peer) ?? []
   }
+}
+
+function later(ms: number): Promise<'late'> {
+  return new Promise((resolve) => setTimeout(() => resolve('late'), ms).unref())
+}
+
+/** The first answer that is one; undefined once all are nothing. */
+function firstFound(answers: readonly Promise<Uint8Array | undefined>[]): Promise<Uint8Array | undefined> {
+  return new Promise((resolve) => {
+    let open = answers.length
+    for (const answer of answers) {
+      void answer.then((bytes) => {
+        open -= 1
+        if (bytes !== undefined || open === 0) resolve(bytes)
+      })
+    }
+  })
 }

@@ -52,9 +52,13 @@ export async function buildLibp2p(options: Libp2pOptions, gate: MemberGate): Pro
       }),
     ],
     connectionManager: {
-      maxConnections: 128,
-      maxIncomingPendingConnections: 64,
-      inboundConnectionThreshold: 64,
+      // Connections that say nothing must not keep newcomers out: 16 a second from one address, for 5 s until the
+      // handshake and 5 s until the hello, leave room for five such addresses. With 64 at once in all and 10 s, a
+      // thousand idle connections locked everybody out (test/hostile, idle-connections).
+      maxConnections: 512,
+      maxIncomingPendingConnections: 384,
+      inboundConnectionThreshold: 16,
+      inboundUpgradeTimeout: 5_000,
       dialTimeout: 8_000,
       addressDialTimeout: 4_000,
       reconnectRetries: 0,

@@ -24,6 +24,8 @@ const HANDSHAKE_MS = 5_000
 const SESSION_MS = 15_000
 const MAX_SESSIONS = 256
 const MAX_CONNECTIONS = 256
+/** Connections from one address that have not proven anything yet. */
+const MAX_UNPROVEN = 16
 /** The longest question: a bitmap of the longest index. */
 export const MAX_QUESTION_BYTES = 65_536
 /** DSCP CS1: the background class, also on Wi-Fi (facts/distribution.md 3.8). */
@@ -141,6 +143,7 @@ export class BulkListener {
   readonly #sessions = new Map<string, Session>()
   readonly #servers: readonly Server[]
   readonly #sockets = new Set<Socket>()
+  readonly #unproven = new Map<string, number>()
   readonly #context = createSecureContext(TLS)
   #port = 0
 
@@ -188,7 +191,29 @@ export class BulkListener {
     for (const socket of this.#sockets) socket.destroy()
   }
 
+  /** Counts a connection until `proven` or closed. @returns undefined when its address has too many */
+  #admit(raw: Socket): (() => void) | undefined {
+    const address = raw.remoteAddress ?? ''
+    const count = this.#unproven.get(address) ?? 0
+    if (count >= MAX_UNPROVEN) return undefined
+    this.#unproven.set(address, count + 1)
+    let counted = true
+    return () => {
+      if (!counted) return
+      counted = false
+      const left = (this.#unproven.get(address) ?? 1) - 1
+      if (left === 0) this.#unproven.delete(address)
+      else this.#unproven.set(address, left)
+    }
+  }
+
   #accept(raw: Socket): void {
+    const proven = this.#admit(raw)
+    if (proven === undefined) {
+      raw.destroy()
+      return
+    }
+    raw.once('close', proven)
     this.#sockets.add(raw)
     raw.once('close', () => this.#sockets.delete(raw))
     raw.on('error', () => raw.destroy())
@@ -213,6 +238,7 @@ export class BulkListener {
         socket.destroy()
         return
       }
+      proven()
       const channel = new BulkChannel(socket, MAX_QUESTION_BYTES)
       socket.on('data', (bytes: Buffer) => channel.take(bytes))
       session.onChannel(channel)

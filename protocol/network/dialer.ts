@@ -1,16 +1,38 @@
 /** Where a peer may be found. Address: a multiaddr without the peer id, such as `/ip4/10.0.0.7/tcp/4848`. */
 export type KnownPeer = { readonly id: string; readonly addresses: readonly string[] }
 
-type Entry = { addresses: string[]; failures: number; nextMs: number; dialing: boolean; lastHeardMs: number }
+type Entry = {
+  addresses: string[]
+  failures: number
+  nextMs: number
+  dialing: boolean
+  lastHeardMs: number
+  /** Dialled until then however many neighbours there are. */
+  soughtUntilMs: number
+}
 
 export type DialerOptions = {
   readonly selfId: string
   readonly dial: (id: string, addresses: readonly string[]) => Promise<void>
   readonly isConnected: (id: string) => boolean
+  /** How many devices are connected. */
+  readonly neighbours: () => number
+  /** Whether the peer is of more use than another, such as one of the same board. */
+  readonly isPreferred: (id: string) => boolean
   readonly random: () => number
   readonly nowMs: () => number
 }
 
+/**
+ * A device looks for so many neighbours and takes in so many that look for it. Full meshes cost every device memory and pings
+ * for every other; with 8 to 12 neighbours a swarm finishes as fast (facts/distribution.md 2.4) and gossip stays connected.
+ */
+export const NEIGHBOURS = { wanted: 10, most: 24 } as const
+/** One more is dialled so often, whoever it is: two halves of a fleet that were apart, each with neighbours enough, must meet. */
+const MIX_MS = 60_000
+/** Heard within this time it is probably there. */
+const RECENT_MS = 60_000
+const SEEK_MS = 60_000
 const MAX_PEERS = 1_024
 const MAX_ADDRESSES = 8
 const PARALLEL_DIALS = 8
@@ -25,9 +47,11 @@ const POLITE_WAIT_MS = 3_000
 export class Dialer {
   readonly #options: DialerOptions
   readonly #peers = new Map<string, Entry>()
+  #mixMs: number
 
   constructor(options: DialerOptions) {
     this.#options = options
+    this.#mixMs = options.nowMs() + MIX_MS * (0.5 + options.random())
   }
 
   /** Notes addresses of a peer. @param live - it was just heard from, so waiting makes no sense */
@@ -44,6 +68,7 @@ export class Dialer {
         nextMs: nowMs + polite,
         dialing: false,
         lastHeardMs: live ? nowMs : -Infinity,
+        soughtUntilMs: -Infinity,
       }
       this.#peers.set(id, entry)
     }
@@ -73,35 +98,66 @@ export class Dialer {
     if (entry !== undefined) entry.nextMs = this.#options.nowMs() + this.#options.random() * 2_000
   }
 
-  forget(id: string): void {
-    this.#peers.delete(id)
+  /** The peer has what is needed here and no neighbour has: it is dialled all the same. */
+  seek(id: string): void {
+    const entry = this.#peers.get(id)
+    if (entry !== undefined) entry.soughtUntilMs = this.#options.nowMs() + SEEK_MS
   }
 
   /** Starts the dials that are due; call about once a second. */
   tick(): void {
     const nowMs = this.#options.nowMs()
     let dialing = [...this.#peers.values()].filter((entry) => entry.dialing).length
-    // Who was heard of last goes first: dead addresses must not keep a live peer waiting.
-    const byNews = [...this.#peers].sort(([, a], [, b]) => b.lastHeardMs - a.lastHeardMs)
-    for (const [id, entry] of byNews) {
-      if (entry.dialing || entry.nextMs > nowMs || this.#options.isConnected(id)) continue
+    const due = [...this.#peers].filter(
+      ([id, entry]) => !entry.dialing && entry.nextMs <= nowMs && !this.#options.isConnected(id),
+    )
+    const sought = due.filter(([, entry]) => entry.soughtUntilMs > nowMs)
+    const others = this.#inOrder(due.filter(([, entry]) => entry.soughtUntilMs <= nowMs))
+    let room = NEIGHBOURS.wanted - this.#options.neighbours() - dialing
+    if (nowMs >= this.#mixMs) {
+      this.#mixMs = nowMs + MIX_MS * (0.5 + this.#options.random())
+      room = Math.max(1, room)
+    }
+    for (const [id, entry] of [...sought, ...others.slice(0, Math.max(0, room))]) {
       if (dialing >= PARALLEL_DIALS) return
       dialing += 1
-      entry.dialing = true
-      this.#options
-        .dial(id, entry.addresses)
-        .then(() => {
-          entry.failures = 0
-        })
-        .catch(() => {
-          entry.failures += 1
-        })
-        .finally(() => {
-          entry.dialing = false
-          const backoff = Math.min(MAX_BACKOFF_MS, 1_000 * 2 ** Math.min(entry.failures, 5))
-          entry.nextMs = this.#options.nowMs() + backoff * (0.5 + this.#options.random() * 0.5)
-        })
+      this.#dial(id, entry)
     }
+  }
+
+  /**
+   * Whom to dial first: preferred ones, as long as they are not half of the neighbours; who was heard of just now, since dead
+   * addresses must not keep a live peer waiting; among those a random one, or all would crowd around the same.
+   */
+  #inOrder(entries: readonly [string, Entry][]): readonly [string, Entry][] {
+    const nowMs = this.#options.nowMs()
+    const connected = [...this.#peers.keys()].filter((id) => this.#options.isConnected(id))
+    const lacksPreferred = connected.filter((id) => this.#options.isPreferred(id)).length < NEIGHBOURS.wanted / 2
+    const rank = ([id, entry]: [string, Entry]): readonly [number, number] => [
+      lacksPreferred && this.#options.isPreferred(id) ? 0 : 1,
+      this.#options.random() + (nowMs - entry.lastHeardMs < RECENT_MS ? 0 : Math.min(1e12, nowMs - entry.lastHeardMs)),
+    ]
+    return entries
+      .map((entry) => ({ entry, rank: rank(entry) }))
+      .sort(({ rank: a }, { rank: b }) => a[0] - b[0] || a[1] - b[1])
+      .map(({ entry }) => entry)
+  }
+
+  #dial(id: string, entry: Entry): void {
+    entry.dialing = true
+    this.#options
+      .dial(id, entry.addresses)
+      .then(() => {
+        entry.failures = 0
+      })
+      .catch(() => {
+        entry.failures += 1
+      })
+      .finally(() => {
+        entry.dialing = false
+        const backoff = Math.min(MAX_BACKOFF_MS, 1_000 * 2 ** Math.min(entry.failures, 5))
+        entry.nextMs = this.#options.nowMs() + backoff * (0.5 + this.#options.random() * 0.5)
+      })
   }
 
   /** What is worth remembering over a restart and telling others. */

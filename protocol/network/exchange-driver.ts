@@ -95,6 +95,11 @@ export class ExchangeDriver {
     this.#blobs.ended(peer)
   }
 
+  /** Nothing is under way to or from the peer. */
+  isIdle(peer: string): boolean {
+    return this.#engine.isIdle(peer)
+  }
+
   /**
    * Limits how fast chunks move, in bytes per second: Infinity for no limit, 0 for nothing. Questions, small files and
    * news are not limited.
@@ -127,16 +132,15 @@ export class ExchangeDriver {
   }
 
   /**
-   * Gets a small file by hash from whichever member has it, one after another.
+   * Gets a small file by hash from whichever member has it.
    * @returns undefined when nobody connected has it now
    */
-  async fetchBlob(sha256: string, maxBytes: number): Promise<Uint8Array | undefined> {
-    for (const { id } of this.#node.members()) {
+  fetchBlob(sha256: string, maxBytes: number): Promise<Uint8Array | undefined> {
+    const ways = this.#node.members().flatMap(({ id }) => {
       const frames = this.#asking.get(id)
-      const bytes = frames === undefined ? undefined : await this.#blobs.ask(id, frames, sha256, maxBytes)
-      if (bytes !== undefined) return bytes
-    }
-    return undefined
+      return frames === undefined ? [] : [[id, frames] as const]
+    })
+    return ways.length === 0 ? Promise.resolve(undefined) : this.#blobs.askAll(ways, sha256, maxBytes)
   }
 
   async #openAsking(peer: string): Promise<void> {

@@ -7,7 +7,8 @@ import { FlotillaError, isFlotillaError, messageOf } from '../errors.ts'
 import { admit, type Certificate, parseCertificate, type SignedCertificate } from '../membership/certificate.ts'
 import type { FleetPolicy } from '../membership/fleet-policy.ts'
 import { buildLibp2p, type Services, toMultiaddr } from './build-libp2p.ts'
-import { Dialer, type KnownPeer } from './dialer.ts'
+import { Conduct } from './conduct.ts'
+import { Dialer, type KnownPeer, NEIGHBOURS } from './dialer.ts'
 import { Announcer } from './discovery/announcer.ts'
 import { FrameStream } from './frame-stream.ts'
 import { gateHandler, type MemberGate } from './gated-registrar.ts'
@@ -22,13 +23,24 @@ export type Member = {
   readonly address: string
 }
 
+/** Pass it on, keep it for oneself, or hold it against who told it. */
+export type GossipVerdict = 'accept' | 'ignore' | 'reject'
+
 /** What the rest of the program hears from the network. */
 export type FleetNodeEvents = {
   readonly member: (member: Member) => void
   readonly memberGone: (id: string) => void
   readonly refused: (id: string, code: string, why: string) => void
-  /** A gossip message from a member; true when it was new and good, so that it is passed on. */
-  readonly gossip: (topic: string, data: Uint8Array, from: string) => 'accept' | 'ignore' | 'reject'
+  /**
+   * A gossip message that came from a member and was signed by `author`; `accept` when it was new and good, so that it
+   * is passed on.
+   */
+  readonly gossip: (topic: string, data: Uint8Array, from: string, author: string) => GossipVerdict
+}
+
+export type NeighbourRules = {
+  readonly isPreferred: (id: string) => boolean
+  readonly isIdle: (id: string) => boolean
 }
 
 export type FleetNodeOptions = {
@@ -47,12 +59,29 @@ export type FleetNodeOptions = {
   readonly discovery: boolean
   readonly staticPeers: readonly string[]
   readonly remembered: readonly KnownPeer[]
+  /** Which peers are of more use than others, and which are not in use at the moment; without it all are alike. */
+  readonly neighbours?: NeighbourRules
   readonly events: FleetNodeEvents
 }
 
 const HELLO = '/flotilla/hello/1'
 const HELLO_TIMEOUT_MS = 5_000
+/** Why a hello may be refused; anything else is FORMAT. */
+const HELLO_CODES = ['REVOKED', 'NOT_A_MEMBER', 'BUSY'] as const
 const BAN_MS = 600_000
+const GOSSIP_RESULTS = {
+  accept: TopicValidatorResult.Accept,
+  ignore: TopicValidatorResult.Ignore,
+  reject: TopicValidatorResult.Reject,
+} as const
+const TRIM_MS = 30_000
+/** More neighbours than wanted that are let be: others chose this device. */
+const SPARE = 4
+/** So many streams of a protocol may be open at once; more than any honest peer has, so that a flood is seen. */
+const MAX_STREAMS = 64
+/** Every libp2p peer answers to it: good to see whether a connection still works. */
+const ALIVE = '/ipfs/id/1.0.0'
+const ALIVE_TIMEOUT_MS = 2_000
 /** Gossip topics; anything else is refused by gossipsub itself. */
 export const TOPICS = { records: 'flotilla/records/1', announce: 'flotilla/announce/1' } as const
 
@@ -69,6 +98,7 @@ export class FleetNode {
   readonly #waiting = new Map<string, ((member: boolean) => void)[]>()
   readonly #memberListeners: readonly ((peer: PeerId, connection: Connection) => void)[]
   readonly #dialer: Dialer
+  readonly #conduct = new Conduct()
   readonly #announcer: Announcer | undefined
   #timer: NodeJS.Timeout | undefined
 
@@ -84,6 +114,8 @@ export class FleetNode {
       selfId: options.identity.id,
       dial: (id, addresses) => this.#dial(id, addresses),
       isConnected: (id) => this.#members.has(id),
+      neighbours: () => this.#neighbours().length,
+      isPreferred: (id) => options.neighbours?.isPreferred(id) ?? false,
       random: Math.random,
       nowMs: () => performance.now(),
     })
@@ -132,9 +164,8 @@ export class FleetNode {
     node.addEventListener('peer:disconnect', (event) => this.#disconnected(event.detail.toString()))
     for (const topic of Object.values(TOPICS)) {
       node.services.pubsub.topicValidators.set(topic, (from, message) => {
-        if (!this.isMember(from.toString())) return TopicValidatorResult.Reject
-        const verdict = this.#options.events.gossip(topic, message.data, from.toString())
-        return TopicValidatorResult[verdict === 'accept' ? 'Accept' : verdict === 'ignore' ? 'Ignore' : 'Reject']
+        const author = message.type === 'signed' ? message.from.toString() : ''
+        return GOSSIP_RESULTS[this.#judgeGossip(topic, message.data, from.toString(), author)]
       })
     }
     await node.start()
@@ -152,8 +183,58 @@ export class FleetNode {
     this.#tick()
   }
 
+  #judgeGossip(topic: string, data: Uint8Array, from: string, author: string): GossipVerdict {
+    if (!this.isMember(from)) return 'reject'
+    const told = this.#conduct.told(from, author, performance.now())
+    if (told === 'ignore') return 'ignore'
+    if (told !== undefined) {
+      this.ban(from, told.code, told.why)
+      return 'reject'
+    }
+    const verdict = this.#options.events.gossip(topic, data, from, author)
+    if (verdict === 'reject') this.toldBadNews(from)
+    return verdict
+  }
+
+  /** The member passed on something that does not verify: too much of it, and it is banned. */
+  toldBadNews(from: string): void {
+    const misconduct = this.#conduct.toldBadNews(from, performance.now())
+    if (misconduct !== undefined) this.ban(from, misconduct.code, misconduct.why)
+  }
+
+  /** Members but for operators, who come and go as they like. */
+  #neighbours(): readonly Member[] {
+    return [...this.#members.values()].filter(({ certificate }) => !certificate.capabilities.includes('operator'))
+  }
+
+  /** Too many neighbours: one that is of no use now goes, so that the fleet stays mixed. */
+  #trim(): void {
+    const nowMs = performance.now()
+    if (nowMs < this.#trimMs) return
+    this.#trimMs = nowMs + TRIM_MS * (0.5 + Math.random())
+    const neighbours = this.#neighbours()
+    if (neighbours.length <= NEIGHBOURS.wanted + SPARE) return
+    const rules = this.#options.neighbours
+    const idle = neighbours.filter(
+      ({ id, address }) =>
+        !this.#options.staticPeers.includes(address) &&
+        this.#staticIds.get(address) !== id &&
+        (rules?.isIdle(id) ?? true) &&
+        rules?.isPreferred(id) !== true,
+    )
+    const dropped = idle[Math.floor(Math.random() * idle.length)]
+    if (dropped !== undefined) this.#hangUp(dropped.id)
+  }
+  #trimMs = performance.now() + TRIM_MS
+
+  /** The peer has what nobody here has: it is dialled however many neighbours there are. */
+  seek(id: string): void {
+    this.#dialer.seek(id)
+  }
+
   #tick(): void {
     this.#dialer.tick()
+    this.#trim()
     for (const address of this.#options.staticPeers) {
       const connected = [...this.#members.values()].some(
         (member) => member.address === address || this.#staticIds.get(address) === member.id,
@@ -202,8 +283,7 @@ export class FleetNode {
 
   /** The address at which a member was reached, without port; undefined when it is gone. */
   hostOf(id: string): string | undefined {
-    const address = this.#members.get(id)?.address ?? ''
-    return /^(?:\/ip6zone\/[^/]+)?\/(?:ip4|ip6)\/([^/]+)\//.exec(address)?.[1]
+    return hostIn(this.#members.get(id)?.address ?? '')
   }
 
   members(): readonly Member[] {
@@ -273,12 +353,8 @@ export class FleetNode {
     }
   }
 
-  /** Serves a protocol to members. */
-  async handle(
-    protocol: string,
-    handler: (stream: Stream, peer: string) => void | Promise<void>,
-    maxInboundStreams = 4,
-  ): Promise<void> {
+  /** Serves a protocol to members. One that opens streams without end is banned. */
+  async handle(protocol: string, handler: (stream: Stream, peer: string) => void | Promise<void>): Promise<void> {
     const gate: MemberGate = {
       isMember: (peer) => this.isMember(peer),
       waitForMember: (peer) => this.waitForMember(peer),
@@ -286,11 +362,13 @@ export class FleetNode {
     }
     await this.#node.handle(
       protocol,
-      gateHandler((stream, connection) => handler(stream, connection.remotePeer.toString()), gate),
-      {
-        maxInboundStreams,
-        maxOutboundStreams: 64,
-      },
+      gateHandler((stream, connection) => {
+        const peer = connection.remotePeer.toString()
+        const misconduct = this.#conduct.opened(peer, performance.now())
+        if (misconduct === undefined) return handler(stream, peer)
+        return this.ban(peer, misconduct.code, misconduct.why)
+      }, gate),
+      { maxInboundStreams: MAX_STREAMS, maxOutboundStreams: MAX_STREAMS },
     )
   }
 
@@ -366,9 +444,9 @@ export class FleetNode {
       await this.#admitOrRefresh(hello, connection)
     } catch (error) {
       this.#settle(id, false)
-      if (isFlotillaError(error) && error.code !== 'UNREACHABLE' && error.code !== 'TIMEOUT') {
-        this.#options.events.refused(id, error.code, error.message)
-      }
+      // Out of reach, slow, or with neighbours enough: no offence.
+      const isOffence = isFlotillaError(error) && !['UNREACHABLE', 'TIMEOUT', 'BUSY'].includes(error.code)
+      if (isOffence) this.#options.events.refused(id, error.code, error.message)
       connection.abort(error instanceof Error ? error : new Error(String(error)))
     }
   }
@@ -394,22 +472,46 @@ export class FleetNode {
       if (hello.type === 'refused') throw new FlotillaError('FORMAT', 'a hello starts with a certificate')
       if (this.isBanned(id)) throw new FlotillaError('NOT_A_MEMBER', 'banned')
       const signed = parseCertificate(hello.certificate)
-      admit(signed, id, this.#options.policy())
+      const { capabilities } = admit(signed, id, this.#options.policy())
+      if (await this.#isElsewhere(id, connection)) throw new FlotillaError('BUSY', 'connected from elsewhere already')
+      const isFull = this.#neighbours().length >= NEIGHBOURS.most && !this.#members.has(id)
+      if (isFull && !capabilities.includes('operator')) throw new FlotillaError('BUSY', 'neighbours enough')
       frames.send(encodeHello(this.#hello()))
       this.#join(id, signed, hello, connection)
       await frames.close()
     } catch (error) {
-      const code = isFlotillaError(error, 'REVOKED')
-        ? 'REVOKED'
-        : isFlotillaError(error, 'NOT_A_MEMBER')
-          ? 'NOT_A_MEMBER'
-          : 'FORMAT'
-      this.#options.events.refused(id, code, messageOf(error))
+      const code = HELLO_CODES.find((known) => isFlotillaError(error, known)) ?? 'FORMAT'
+      if (code !== 'BUSY') this.#options.events.refused(id, code, messageOf(error))
       frames.send(encodeHello({ type: 'refused', code }))
       await frames.close()
       this.#settle(id, false)
       setTimeout(() => connection.abort(new Error(code)), 200).unref() // after the code has left
     }
+  }
+
+  /**
+   * Whether the peer is connected from another host, and answers there. A copy of its key elsewhere must not push it out; a
+   * device whose address changed does not answer at the old one any more, and takes its place.
+   */
+  async #isElsewhere(id: string, { remoteAddr }: Connection): Promise<boolean> {
+    if (!this.#members.has(id)) return false
+    const host = hostIn(remoteAddr.toString())
+    const others = this.#node
+      .getConnections(peerIdFromString(id))
+      .filter((other) => hostIn(other.remoteAddr.toString()) !== host)
+    for (const other of others) {
+      try {
+        const stream = await other.newStream(ALIVE, { signal: AbortSignal.timeout(ALIVE_TIMEOUT_MS) })
+        stream.abort(new Error('alive'))
+        const where = `${host} and ${hostIn(other.remoteAddr.toString())}`
+        const why = `connected from ${where} at once: a copy of its key, or a device with two interfaces`
+        this.#options.events.refused(id, 'TWICE', why)
+        return true
+      } catch {
+        other.abort(new Error('silent, and connected from elsewhere'))
+      }
+    }
+    return false
   }
 
   #hello(): Hello {
@@ -464,4 +566,9 @@ export class FleetNode {
     this.#dialer.lost(id)
     this.#options.events.memberGone(id)
   }
+}
+
+/** The host of a multiaddr, undefined when it has none. */
+function hostIn(address: string): string | undefined {
+  return /^(?:\/ip6zone\/[^/]+)?\/(?:ip4|ip6)\/([^/]+)\//.exec(address)?.[1]
 }

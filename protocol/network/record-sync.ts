@@ -25,18 +25,20 @@ const MAX_RECORDS = 128
 const TIMEOUT_MS = 10_000
 
 /**
- * The asking side: summary → (equal: done) → digest → records both ways, at most 256 each time; what is left comes
- * with the next exchange. Peers' addresses travel along, so that a device found by one is found by all.
+ * The asking side: summary → (equal: done) → the answering side's digest → own digest and the records it lacks → the
+ * records that are lacking here. At most 128 records each way; what is left comes with the next exchange. Peers'
+ * addresses travel along, so that a device found by one is found by all.
  * @see protocol/spec/gossip.md, "Digest exchange"
  */
 export async function askRecords(stream: Stream, side: SyncSide): Promise<void> {
   const frames = new FrameStream(stream, { maxFrameBytes: () => MAX_SYNC_BYTES })
-  frames.send(encode({ summary: side.summary(), digest: side.digest(), peers: peersToTell(side) }))
+  frames.send(encode({ summary: side.summary(), peers: peersToTell(side) }))
   const answer = parse(await frames.next(TIMEOUT_MS))
   takePeers(answer, side)
   if (answer['equal'] !== true) {
-    takeRecords(answer, side)
-    frames.send(encode({ records: packRecords(side.newerThan(parseDigest(answer))) }))
+    const records = packRecords(side.newerThan(parseDigest(answer)))
+    frames.send(encode({ digest: side.digest(), records }))
+    takeRecords(parse(await frames.next(TIMEOUT_MS)), side)
   }
   await frames.close()
 }
@@ -49,12 +51,12 @@ export async function answerRecords(stream: Stream, side: SyncSide): Promise<voi
   if (question['summary'] === side.summary()) {
     frames.send(encode({ equal: true, peers: peersToTell(side) }))
   } else {
-    const digest = parseDigest(question)
-    const answer = frames.next(TIMEOUT_MS)
-    frames.send(
-      encode({ digest: side.digest(), records: packRecords(side.newerThan(digest)), peers: peersToTell(side) }),
-    )
-    takeRecords(parse(await answer), side)
+    const more = frames.next(TIMEOUT_MS)
+    frames.send(encode({ digest: side.digest(), peers: peersToTell(side) }))
+    const theirs = parse(await more)
+    const records = packRecords(side.newerThan(parseDigest(theirs)))
+    takeRecords(theirs, side)
+    frames.send(encode({ records }))
   }
   await frames.close()
 }

@@ -1,0 +1,68 @@
+import { describe, expect, it } from 'vitest'
+import { identityFromSeed } from '../../protocol/network/identity.ts'
+import { signCertificate } from '../../protocol/membership/certificate.ts'
+import { FlotillaError } from '../../protocol/errors.ts'
+import { MemoryDisk } from '../store/memory-disk.ts'
+import { OwnRecord } from './own-record.ts'
+
+const ca = identityFromSeed(new Uint8Array(32).fill(1))
+const identity = identityFromSeed(new Uint8Array(32).fill(2))
+const certificate = signCertificate(
+  { fleet: 'demo', device: identity.id, name: 'r', board: 'pi-4', capabilities: ['sync'], serial: 1, epoch: 1 },
+  Buffer.from(ca.privateKey.publicKey.raw).toString('hex'),
+  ca.sign,
+)
+const fields = {
+  device: identity.id,
+  name: 'r',
+  board: 'pi-4',
+  channel: 'stable',
+  state: 'proven' as const,
+  running: undefined,
+  next: undefined,
+  holds: [],
+  failed: undefined,
+  wishes: undefined,
+  halted: undefined,
+  trust: { root: 1, timestamp: 1 },
+  holdReason: '',
+  labels: {},
+}
+
+function open(disk: MemoryDisk, onFailure: (error: unknown) => void = () => {}): Promise<OwnRecord> {
+  return OwnRecord.open(disk, () => fields, certificate, identity.sign, onFailure)
+}
+const seqOf = (own: OwnRecord, nowMs: number) => own.next(nowMs)?.record.seq ?? 0
+
+describe('the own record', () => {
+  it('rises over restarts', async () => {
+    const disk = new MemoryDisk()
+    const first = seqOf(await open(disk), 0)
+    expect(seqOf(await open(disk), 0)).toBeGreaterThan(first)
+  })
+
+  it('goes on above what the fleet holds of it when the disk was set back, and keeps that', async () => {
+    const disk = new MemoryDisk()
+    const own = await open(disk)
+    const ahead = 9 * 2 ** 24 + 5
+    expect(await own.heard(1)).toBe('known')
+    expect(await own.heard(ahead)).toBe('restored')
+    expect(seqOf(own, 0)).toBeGreaterThan(ahead)
+    expect(seqOf(await open(disk), 0)).toBeGreaterThan(ahead)
+  })
+
+  it('says that the key is in use elsewhere when somebody is ahead again', async () => {
+    const own = await open(new MemoryDisk())
+    await own.heard(9 * 2 ** 24)
+    expect(await own.heard(20 * 2 ** 24)).toBe('elsewhere')
+  })
+
+  it('is signed all the same when the run cannot be kept', async () => {
+    const disk = new MemoryDisk()
+    disk.failAt(0, Infinity, new FlotillaError('DISK_FAILED', 'read-only'))
+    const failures: unknown[] = []
+    const own = await open(disk, (error) => failures.push(error))
+    expect(failures).toHaveLength(1)
+    expect(seqOf(own, 0)).toBeGreaterThan(0)
+  })
+})
