@@ -179,7 +179,8 @@ function unpackKernel(log: (line: string) => void): string {
   return unpack('kernel', [name], log)
 }
 
-function squash(tree: string, file: string): void {
+/** The image of a tree, as a reproducible build makes it. */
+export function squash(tree: string, file: string): void {
   rmSync(file, { force: true })
   execFileSync(
     'mksquashfs',

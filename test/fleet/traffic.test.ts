@@ -1,11 +1,38 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { imageSet } from './build-images.ts'
+import { publishNoise, untilHolds } from './carried-release.ts'
 import { canUseNamespaces, namespaceNetwork } from './network.ts'
 import { SimulatedFleet } from './simulated-fleet.ts'
 
 const NAMES = ['a1', 'a2', 'busy']
+
+describe('a link that others use too', () => {
+  let fleet: SimulatedFleet | undefined
+
+  afterEach(async () => fleet?.close())
+
+  it('is left to them when round trips rise, and the release arrives all the same', async () => {
+    const images = imageSet()
+    const started = new SimulatedFleet(namespaceNetwork(16, { queueMs: 1_500 }), images)
+    fleet = started
+    await fleet.init()
+    await fleet.release('odroid-xu', '1', images.r1)
+    for (const name of ['a1', 'a2']) await fleet.addDevice(name, 'odroid-xu', 'odroid-xu@1')
+    await fleet.startAll()
+    const id = await publishNoise(fleet, images, 2, 12_000_000)
+    const seeding = await fleet.startFlotilla(['seed', 'a1', 'pi-4@2'])
+    const yields = (limits: readonly string[]) => limits.some((limit) => /round trips rose by \d+ ms/.test(limit))
+    const either = await Promise.any(
+      ['a1', 'a2'].map((name) => started.until(name, 'yielding', (status) => yields(status.limits))),
+    )
+    process.stderr.write(`yields: ${either.limits.join(', ')}\n`)
+    for (const name of ['a1', 'a2']) await untilHolds(fleet, name, id)
+    for (const name of ['a1', 'a2']) await fleet.until(name, 'unlimited again', (status) => status.limits.length === 0)
+    await fleet.end(seeding)
+  })
+})
 
 describe('a robot that needs the link for itself', () => {
   const images = imageSet()
