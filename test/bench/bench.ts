@@ -2,8 +2,12 @@ import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { buildImages } from '../fleet/build-images.ts'
 import { formatRows } from '../../protocol/terminal/print.ts'
+import { benchControl } from './control.ts'
 import { benchDelta } from './delta.ts'
+import { benchGossip } from './gossip.ts'
+import { benchPair } from './pair.ts'
 import { benchRest } from './rest.ts'
+import { benchSoak } from './soak.ts'
 import { benchSwarm } from './swarm.ts'
 
 /** One measured comparison. `ratio` = ours / peer, both from this run; below 1 is better. `bound`: what physics allows. */
@@ -16,7 +20,15 @@ export type BenchRow = {
   readonly bound: number | null
 }
 
-const BENCHES = { swarm: benchSwarm, delta: benchDelta, rest: benchRest } as const
+const BENCHES = {
+  swarm: benchSwarm,
+  pair: benchPair,
+  control: benchControl,
+  gossip: benchGossip,
+  delta: benchDelta,
+  rest: benchRest,
+  soak: benchSoak,
+} as const
 
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { json: { type: 'string' } } })
 const names = positionals.length === 0 ? Object.keys(BENCHES) : positionals

@@ -1,9 +1,10 @@
-import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
+import { setTimeout as pause } from 'node:timers/promises'
 import type { ImageSet } from '../fleet/build-images.ts'
 import { namespaceNetwork } from '../fleet/network.ts'
 import { SimulatedFleet } from '../fleet/simulated-fleet.ts'
 import type { BenchRow } from './bench.ts'
+import { cpuSeconds } from './process-meter.ts'
 
 const DEVICES = 9
 const WATCH_SECONDS = 30
@@ -18,10 +19,10 @@ export async function benchRest(images: ImageSet): Promise<readonly BenchRow[]> 
     for (const name of names) await fleet.addDevice(name, 'pi-4', 'pi-4@1')
     for (const name of names) fleet.start(name)
     for (const name of names) await fleet.until(name, 'meshed', (status) => status.peers === DEVICES - 1)
-    await pause(20)
+    await pause(20_000)
     const pid = (await fleet.status('d0')).pid
     const before = cpuSeconds(pid)
-    await pause(WATCH_SECONDS)
+    await pause(WATCH_SECONDS * 1_000)
     const cpu = ((cpuSeconds(pid) - before) / WATCH_SECONDS) * 100
     const status = readFileSync(`/proc/${pid}/status`, 'latin1')
     const kib = (field: string) => Number(new RegExp(`${field}:\\s+(\\d+)`).exec(status)?.[1] ?? 0)
@@ -44,13 +45,4 @@ export async function benchRest(images: ImageSet): Promise<readonly BenchRow[]> 
   } finally {
     await fleet.close()
   }
-}
-
-function cpuSeconds(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]?.split(' ') ?? []
-  return (Number(fields[11]) + Number(fields[12])) / Number(execFileSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }))
-}
-
-function pause(seconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, seconds * 1_000))
 }

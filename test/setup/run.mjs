@@ -18,6 +18,8 @@ const PACKAGES = {
     'avahi-daemon': 'avahi-daemon',
     'dbus-daemon': 'dbus',
     strace: 'strace',
+    nft: 'nftables',
+    ping: 'iputils-ping',
   },
   bench: {
     mksquashfs: 'squashfs-tools',
@@ -27,6 +29,15 @@ const PACKAGES = {
     rsync: 'rsync',
     casync: 'casync',
     mktorrent: 'mktorrent',
+    // A module has no program; the shell takes any path that is there.
+    '/usr/lib/python3/dist-packages/libtorrent.egg-info/PKG-INFO': 'python3-libtorrent',
+    'transmission-cli': 'transmission-cli',
+    syncthing: 'syncthing',
+    zsync: 'zsync',
+    xdelta3: 'xdelta3',
+    zstd: 'zstd',
+    sshd: 'openssh-server',
+    ping: 'iputils-ping',
   },
 }
 
