@@ -1,8 +1,10 @@
 import { Command } from 'commander'
 import { runCommandLine } from '../protocol/terminal/run-command.ts'
+import { configureCommand } from './commands/build-commands.ts'
 import { deviceCommand } from './commands/device-command.ts'
 import { fleetCommand } from './commands/fleet-commands.ts'
 import { keysCommand } from './commands/keys-commands.ts'
+import { layersCommand } from './commands/layers-commands.ts'
 import { releaseCommand } from './commands/release-commands.ts'
 import { seedCommand } from './commands/seed-command.ts'
 
@@ -13,4 +15,6 @@ const program = new Command('flotilla')
   .addCommand(releaseCommand())
   .addCommand(deviceCommand())
   .addCommand(seedCommand())
+  .addCommand(layersCommand())
+  .addCommand(configureCommand())
 await runCommandLine(program, process.argv)

@@ -1,0 +1,74 @@
+import { spawn } from 'node:child_process'
+import { FlotillaError } from '../../protocol/errors.ts'
+
+/** A Buildroot source tree with a directory to build in. */
+export type BuildPlace = {
+  readonly buildroot: string
+  /** `O=`: absolute, without spaces. */
+  readonly output: string
+  /** BR2_EXTERNAL trees, in order. */
+  readonly externals: readonly string[]
+}
+
+/**
+ * The environment of a build: what Buildroot documents that it reads, and nothing else, since all of PATH and more leaks
+ * into every recipe. As root some packages' configure scripts have to be told that this is meant.
+ */
+export function buildEnvironment(environment: NodeJS.ProcessEnv): Record<string, string> {
+  const kept = [
+    'HOME',
+    'TERM',
+    'SSH_AUTH_SOCK',
+    'http_proxy',
+    'https_proxy',
+    'no_proxy',
+    'BR2_DL_DIR',
+    'BR2_CCACHE_DIR',
+    'BR2_JLEVEL',
+    'SOURCE_DATE_EPOCH',
+  ]
+  const clean: Record<string, string> = {
+    PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+    LC_ALL: 'C',
+  }
+  for (const [name, value] of Object.entries(environment)) {
+    if (value !== undefined && (kept.includes(name) || name.startsWith('SKIFF_'))) clean[name] = value
+  }
+  if (process.getuid?.() === 0) clean['FORCE_UNSAFE_CONFIGURE'] = '1'
+  return clean
+}
+
+/** What `make` printed. */
+export type MakeResult = { readonly code: number; readonly output: string }
+
+/**
+ * Runs `make` of Buildroot and collects what it prints, both streams together.
+ * @param onLine - each line as it comes
+ */
+export function runMake(
+  { buildroot, output, externals }: BuildPlace,
+  args: readonly string[],
+  { environment = process.env, onLine = (_line: string) => {}, signal = undefined as AbortSignal | undefined } = {},
+): Promise<MakeResult> {
+  const list = ['-C', buildroot, `O=${output}`, `BR2_EXTERNAL=${externals.join(':')}`, ...args]
+  return new Promise((resolve, reject) => {
+    const child = spawn('make', list, { env: buildEnvironment(environment), stdio: ['ignore', 'pipe', 'pipe'], signal })
+    let text = ''
+    let rest = ''
+    const take = (part: string) => {
+      text = (text + part).slice(-MAX_OUTPUT)
+      const lines = (rest + part).split('\n')
+      rest = lines.pop() ?? ''
+      for (const line of lines) onLine(line)
+    }
+    child.stdout.setEncoding('utf8').on('data', take)
+    child.stderr.setEncoding('utf8').on('data', take)
+    child.once('error', (cause) =>
+      reject(new FlotillaError('NOT_FOUND', `run make: ${cause.message}; on Debian: apt-get install make`, { cause })),
+    )
+    child.once('close', (code) => resolve({ code: code ?? 1, output: text }))
+  })
+}
+
+/** The end of a long build; its beginning is in the log file. */
+const MAX_OUTPUT = 4 * 2 ** 20
