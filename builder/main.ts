@@ -4,7 +4,7 @@ import { configureCommand } from './commands/build-commands.ts'
 import { deviceCommand } from './commands/device-command.ts'
 import { fleetCommand } from './commands/fleet-commands.ts'
 import { keysCommand } from './commands/keys-commands.ts'
-import { layersCommand } from './commands/layers-commands.ts'
+import { boardsCommand, layersCommand } from './commands/layers-commands.ts'
 import { releaseCommand } from './commands/release-commands.ts'
 import { seedCommand } from './commands/seed-command.ts'
 
@@ -16,5 +16,6 @@ const program = new Command('flotilla')
   .addCommand(deviceCommand())
   .addCommand(seedCommand())
   .addCommand(layersCommand())
+  .addCommand(boardsCommand())
   .addCommand(configureCommand())
 await runCommandLine(program, process.argv)

@@ -1,7 +1,9 @@
-import { resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { Command, Option } from 'commander'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { printRows } from '../../protocol/terminal/print.ts'
+import { readBoard } from '../layers/board.ts'
+import { describeProof, readProofs } from '../layers/board-proof.ts'
 import { type Composition, composeLayers } from '../layers/compose-layers.ts'
 import { explainSymbol } from '../layers/explain-symbol.ts'
 import { FRAGMENT_KINDS } from '../layers/kconfig-fragment.ts'
@@ -51,6 +53,34 @@ function compose(options: WhereOptions): Composition {
   )
   for (const warning of composition.warnings) process.stderr.write(`warning: ${warning}\n`)
   return composition
+}
+
+/** `flotilla boards`: every board layer with what it declares and how far it is proven. */
+export function boardsCommand(): Command {
+  return layerCommand('boards', 'the boards that images can be made for, and how far each is proven').action(
+    (options: WhereOptions) => {
+      const where = surroundings(options)
+      const catalogue = openCatalogue(where)
+      const proofs = readProofs(join(where.root, 'configs/proof.json'))
+      const rows = catalogue.list().flatMap(({ name }) => {
+        const board = readBoard(catalogue.get(name, 'boards'))
+        return board === undefined ? [] : [{ ...board, proof: describeProof(proofs, name) }]
+      })
+      printRows(
+        rows,
+        [
+          ['BOARD', (row) => row.name],
+          ['ARCH', (row) => row.arch],
+          ['BOOT', (row) => row.family],
+          ['KERNEL', (row) => row.kernel],
+          ['BOOTLOADER', (row) => row.bootloader],
+          ['BLOBS', (row) => row.blobs],
+          ['PROVEN', (row) => row.proof],
+        ],
+        options,
+      )
+    },
+  )
 }
 
 function listCommand(): Command {

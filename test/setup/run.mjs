@@ -54,6 +54,7 @@ const entry = {
   bench: ['test/bench/bench.ts'],
   bundle: ['test/setup/bundle.ts'],
   fuzz: ['test/fuzz/fuzz.ts'],
+  'test:buildroot': ['test/buildroot/resolve-boards.ts'],
 }[task]
 if (entry === undefined) {
   console.error(`run: no such task: ${task}`)

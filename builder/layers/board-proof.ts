@@ -1,0 +1,53 @@
+import { existsSync } from 'node:fs'
+import { FlotillaError } from '../../protocol/errors.ts'
+import { parseJson, shape } from '../../protocol/shape.ts'
+import { readText } from './layer.ts'
+
+/**
+ * What tests left behind in the repository: for each board the Buildroot versions on which it resolved without a lost
+ * setting, and what was built and booted. Never written by hand.
+ */
+export type ProofFile = Readonly<Record<string, BoardProof>>
+export type BoardProof = {
+  readonly resolves: readonly string[]
+  readonly builds: readonly string[]
+  readonly boots: readonly string[]
+}
+
+const NOTHING: BoardProof = { resolves: [], builds: [], boots: [] }
+const MAX_BYTES = 262_144
+
+/** @returns nothing proven for a file that is not there. @throws FlotillaError BAD_INPUT when it cannot be read */
+export function readProofs(file: string): ProofFile {
+  if (!existsSync(file)) return {}
+  try {
+    const json = shape.object(parseJson(Buffer.from(readText(file)), file, MAX_BYTES), file)
+    return Object.fromEntries(
+      Object.entries(json).map(([board, value]) => [board, parseProof(value, `${file}: ${board}`)]),
+    )
+  } catch (cause) {
+    throw new FlotillaError('BAD_INPUT', `read ${file}: made by npm run test:buildroot, and damaged since`, { cause })
+  }
+}
+
+function parseProof(value: unknown, path: string): BoardProof {
+  const json = shape.object(value, path)
+  const versions = (key: keyof BoardProof) =>
+    shape.array(json[key], `${path}.${key}`, 64).map((item) => shape.string(item, `${path}.${key}[]`, 64))
+  return { resolves: versions('resolves'), builds: versions('builds'), boots: versions('boots') }
+}
+
+/** The furthest step, with the versions it was taken on. Pure. */
+export function describeProof(proofs: ProofFile, board: string): string {
+  const { resolves, builds, boots } = proofs[board] ?? NOTHING
+  if (boots.length > 0) return `boots in a VM (${boots.join(', ')})`
+  if (builds.length > 0) return `builds (${builds.join(', ')})`
+  return resolves.length > 0 ? `resolves (${resolves.join(', ')})` : 'nothing yet'
+}
+
+/** A proof with what a test has just seen: a version that failed is taken out. Pure. */
+export function withResolved(proofs: ProofFile, board: string, version: string, resolved: boolean): ProofFile {
+  const before = proofs[board] ?? NOTHING
+  const others = before.resolves.filter((other) => other !== version)
+  return { ...proofs, [board]: { ...before, resolves: resolved ? [...others, version].sort() : others } }
+}
