@@ -1,6 +1,6 @@
 import { Command } from 'commander'
 import { runCommandLine } from '../protocol/terminal/run-command.ts'
-import { configureCommand } from './commands/build-commands.ts'
+import { brCommand, compileCommand, configureCommand } from './commands/build-commands.ts'
 import { deviceCommand } from './commands/device-command.ts'
 import { fleetCommand } from './commands/fleet-commands.ts'
 import { keysCommand } from './commands/keys-commands.ts'
@@ -18,4 +18,6 @@ const program = new Command('flotilla')
   .addCommand(layersCommand())
   .addCommand(boardsCommand())
   .addCommand(configureCommand())
+  .addCommand(compileCommand())
+  .addCommand(brCommand())
 await runCommandLine(program, process.argv)

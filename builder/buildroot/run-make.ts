@@ -63,11 +63,30 @@ export function runMake(
     }
     child.stdout.setEncoding('utf8').on('data', take)
     child.stderr.setEncoding('utf8').on('data', take)
-    child.once('error', (cause) =>
-      reject(new FlotillaError('NOT_FOUND', `run make: ${cause.message}; on Debian: apt-get install make`, { cause })),
-    )
+    child.once('error', (cause) => reject(signal?.aborted === true ? interrupted() : noMake(cause)))
     child.once('close', (code) => resolve({ code: code ?? 1, output: text }))
   })
+}
+
+/** Runs `make` with this process's terminal. @returns its exit code */
+export function runMakeOnTerminal(
+  { buildroot, output, externals }: BuildPlace,
+  args: readonly string[],
+): Promise<number> {
+  const list = ['-C', buildroot, `O=${output}`, `BR2_EXTERNAL=${externals.join(':')}`, ...args]
+  return new Promise((resolve, reject) => {
+    const child = spawn('make', list, { env: buildEnvironment(process.env), stdio: 'inherit' })
+    child.once('error', (cause) => reject(noMake(cause)))
+    child.once('close', (code) => resolve(code ?? 1))
+  })
+}
+
+function interrupted(): FlotillaError {
+  return new FlotillaError('BUILD_FAILED', 'interrupted; the next build goes on from here')
+}
+
+function noMake(cause: Error): FlotillaError {
+  return new FlotillaError('NOT_FOUND', `run make: ${cause.message}; on Debian: apt-get install make`, { cause })
 }
 
 /** The end of a long build; its beginning is in the log file. */

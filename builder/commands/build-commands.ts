@@ -1,12 +1,19 @@
-import { join, resolve } from 'node:path'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Command } from 'commander'
 import { FlotillaError } from '../../protocol/errors.ts'
+import { formatAge, LiveView } from '../../protocol/terminal/print.ts'
+import type { BuildStep } from '../buildroot/build-progress.ts'
+import { compileWorkspace } from '../buildroot/compile.ts'
 import { type Configured, configureWorkspace } from '../buildroot/configure.ts'
-import { findBuildroot } from '../buildroot/find-buildroot.ts'
+import { type Buildroot, findBuildroot } from '../buildroot/find-buildroot.ts'
+import { configDelta, menuOf } from '../buildroot/menuconfig-delta.ts'
+import { type BuildPlace, runMakeOnTerminal } from '../buildroot/run-make.ts'
 import { isError } from '../buildroot/strict-check.ts'
 import { Workspace } from '../buildroot/workspace.ts'
-import { composeLayers } from '../layers/compose-layers.ts'
-import { openChain, workspaceName } from '../layers/open-chain.ts'
+import { type Composition, composeLayers } from '../layers/compose-layers.ts'
+import { type FragmentKind, formatSettings, mergeSettings, parseFragment } from '../layers/kconfig-fragment.ts'
+import { openChain, type Surroundings, workspaceName } from '../layers/open-chain.ts'
 import { layerCommand, surroundings, type WhereOptions } from './layers-commands.ts'
 
 /** `flotilla configure`: merge the layers, let Kconfig resolve them, and check that nothing was lost. */
@@ -25,44 +32,158 @@ Examples:
   SKIFF_CONFIG=pi/4,skiff/core flotilla configure
   flotilla configure --config pi/4 --workspace field --json`,
     )
-    .action(async (options: WhereOptions) => {
-      const { findings, errors, name, version } = await configure(options)
-      if (options.json === true) process.stdout.write(`${JSON.stringify({ errors, findings }, null, 2)}\n`)
-      else report(findings)
-      if (errors > 0)
-        throw new FlotillaError(
-          'BAD_CONFIG',
-          `configure ${name}: ${errors} settings were lost on Buildroot ${version}; correct them, or waive them in metadata/waivers`,
-        )
-      process.stderr.write(`workspace ${name} is configured for Buildroot ${version}\n`)
-    })
+    .action((options: WhereOptions) =>
+      inWorkspace(options, async (prepared) => {
+        const configured = await configure(prepared)
+        if (options.json === true) process.stdout.write(`${JSON.stringify(configured, null, 2)}\n`)
+        else report(configured.findings)
+        refuseLost(prepared, configured)
+        const { workspace, buildroot } = prepared
+        process.stderr.write(`workspace ${workspace.name} is configured for Buildroot ${buildroot.version}\n`)
+      }),
+    )
 }
 
-async function configure(options: WhereOptions): Promise<Configured & { name: string; version: string }> {
+/** A workspace of this command, taken for it, with everything that a build in it needs. */
+type Prepared = {
+  readonly composition: Composition
+  readonly workspace: Workspace
+  readonly buildroot: Buildroot
+  readonly place: BuildPlace
+  readonly config: string
+  readonly variables: Readonly<Record<string, string>>
+}
+
+/** Runs `work` in the workspace that the options name, alone. @throws FlotillaError BUSY and those of layers and Buildroot */
+async function inWorkspace<T>(options: WhereOptions, work: (prepared: Prepared) => Promise<T>): Promise<T> {
   const where = surroundings(options)
   const name = workspaceName(options.workspace)
-  const config = options.config ?? ''
+  const workspace = new Workspace(where.root, name, process.env)
+  // Without a choice of layers the last one of this workspace holds, as with SkiffOS.
+  const config = options.config ?? workspace.state()?.config ?? ''
   const composition = composeLayers(openChain(where, config, name))
   for (const warning of composition.warnings) process.stderr.write(`warning: ${warning}\n`)
-  const root = resolve(options.root)
-  const workspace = new Workspace(root, name, process.env)
   const unlock = workspace.lock()
   try {
-    const buildroot = findBuildroot(process.env, join(root, '.cache'), (line) => process.stderr.write(`${line}\n`))
+    const buildroot = findBuildroot(process.env, join(where.root, '.cache'), (line) =>
+      process.stderr.write(`${line}\n`),
+    )
     if (!buildroot.pinned)
       process.stderr.write(`note: Buildroot ${buildroot.version} is not the one that the layers are made for\n`)
     const variables = {
-      SKIFF_ROOT_DIR: where.skiffos ?? root,
+      SKIFF_ROOT_DIR: where.skiffos ?? where.root,
       SKIFF_WORKSPACE: name,
       SKIFF_CONFIG: composition.layers.map((layer) => layer.name).join(','),
       BUILDROOT_DIR: buildroot.path,
     }
-    const configured = await configureWorkspace(composition, buildroot, workspace, variables)
-    if (configured.errors === 0) workspace.save({ config, sha256: composition.sha256, buildroot: buildroot.version })
-    return { ...configured, name, version: buildroot.version }
+    const place = { buildroot: buildroot.path, output: workspace.output, externals: composition.externals }
+    return await work({ composition, workspace, buildroot, place, config, variables })
   } finally {
     unlock()
   }
+}
+
+async function configure({ composition, workspace, buildroot, config, variables }: Prepared): Promise<Configured> {
+  const configured = await configureWorkspace(composition, buildroot, workspace, variables)
+  if (configured.errors === 0) workspace.save({ config, sha256: composition.sha256, buildroot: buildroot.version })
+  return configured
+}
+
+function refuseLost({ workspace, buildroot }: Prepared, { errors }: Configured): void {
+  if (errors === 0) return
+  const what = `${errors} settings were lost on Buildroot ${buildroot.version}`
+  throw new FlotillaError(
+    'BAD_CONFIG',
+    `configure ${workspace.name}: ${what}; correct them, or waive them in metadata/waivers`,
+  )
+}
+
+/** Configures when something that goes in has changed, or never was. */
+async function configureIfStale(prepared: Prepared): Promise<void> {
+  const { composition, workspace, buildroot, config } = prepared
+  const state = workspace.state()
+  const isFresh =
+    state?.sha256 === composition.sha256 && state.buildroot === buildroot.version && state.config === config
+  if (isFresh && existsSync(join(workspace.output, '.config'))) return
+  const configured = await configure(prepared)
+  report(configured.findings)
+  refuseLost(prepared, configured)
+}
+
+/** `flotilla compile`: the images of a choice of layers. */
+export function compileCommand(): Command {
+  return layerCommand('compile', 'build the images; goes on where an earlier build was interrupted')
+    .addHelpText('after', '\nExample:\n  SKIFF_CONFIG=virt/qemu flotilla compile')
+    .action(async (options: WhereOptions) => {
+      const stop = new AbortController()
+      process.once('SIGINT', () => stop.abort(new Error('interrupted')))
+      await inWorkspace(options, async (prepared) => {
+        await configureIfStale(prepared)
+        const { composition, workspace, place } = prepared
+        const startedMs = performance.now()
+        const view = new LiveView()
+        const onStep = ({ package: name, step, begun, total }: BuildStep) => {
+          const of = total > begun ? `${begun} of ${total}` : String(begun)
+          view.draw([`package ${of}  ${name}: ${step}  (${formatAge((performance.now() - startedMs) / 1_000)})`])
+        }
+        await compileWorkspace(place, workspace, composition.buildTarget ?? 'all', onStep, stop.signal)
+        process.stderr.write(`built in ${formatAge((performance.now() - startedMs) / 1_000)}\n`)
+        process.stdout.write(`${join(workspace.output, 'images')}\n`)
+      })
+    })
+}
+
+/** `flotilla br TARGET`: any target of Buildroot, with the terminal; what a menu changed is kept as an override. */
+export function brCommand(): Command {
+  return layerCommand(
+    'br',
+    "run a target of Buildroot's Makefile in the workspace: menuconfig, source, legal-info, sdk …",
+  )
+    .argument('<target>')
+    .addHelpText(
+      'after',
+      '\nAfter menuconfig, linux-menuconfig, busybox-menuconfig and uboot-menuconfig the difference goes to\noverrides/workspaces/<workspace>/.\n\nExamples:\n  flotilla br menuconfig --config virt/qemu\n  flotilla br source',
+    )
+    .action(async (target: string, options: WhereOptions) => {
+      const code = await inWorkspace(options, async (prepared) => {
+        await configureIfStale(prepared)
+        return runTarget(prepared, target, surroundings(options))
+      })
+      if (code !== 0) throw new FlotillaError('BUILD_FAILED', `br ${target}: make ended with ${code}`)
+    })
+}
+
+async function runTarget({ place, workspace }: Prepared, target: string, where: Surroundings): Promise<number> {
+  const kind = menuOf(target)
+  const before = kind === undefined ? undefined : readConfigOf(kind, workspace)
+  const code = await runMakeOnTerminal(place, [target])
+  const after = kind === undefined ? undefined : readConfigOf(kind, workspace)
+  if (kind === undefined || after === undefined || code !== 0) return code
+  const delta = configDelta(before ?? '', after)
+  if (delta.length === 0) return code
+  const directory = join(where.skiffos ?? where.root, 'overrides/workspaces', workspace.name, kind)
+  const file = join(directory, 'zz-menuconfig')
+  mkdirSync(directory, { recursive: true })
+  const earlier = existsSync(file) ? parseFragment(kind, readFileSync(file, 'utf8'), file) : []
+  const later = delta.map((setting) => ({ ...setting, file, line: 0 }))
+  writeFileSync(file, formatSettings([...mergeSettings([...earlier, ...later]).values()].map(({ setting }) => setting)))
+  process.stderr.write(`${delta.length} settings are kept in ${file}\n`)
+  return code
+}
+
+/** The `.config` of a program in the workspace; undefined as long as its source was not unpacked. */
+function readConfigOf(kind: FragmentKind, { output }: Workspace): string | undefined {
+  const prefix = { buildroot: '', kernel: 'linux-', busybox: 'busybox-', uboot: 'uboot-' }[kind]
+  const build = join(output, 'build')
+  const directories = kind === 'buildroot' ? [output] : namesIn(build, prefix).map((name) => join(build, name))
+  const file = directories.map((directory) => join(directory, '.config')).find((path) => existsSync(path))
+  return file === undefined ? undefined : readFileSync(file, 'utf8')
+}
+
+function namesIn(directory: string, prefix: string): readonly string[] {
+  return existsSync(directory)
+    ? readdirSync(directory).filter((name) => /^\d/.test(name.slice(prefix.length)) && name.startsWith(prefix))
+    : []
 }
 
 function report(findings: Configured['findings']): void {

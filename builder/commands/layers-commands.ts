@@ -111,7 +111,7 @@ function showCommand(): Command {
     .action((name: string, options: WhereOptions) => {
       const layer = openCatalogue(surroundings(options)).get(name, 'layers show')
       const { metadata, path } = layer
-      const alone = composeLayers({ base: { pre: [], post: [] }, requested: [layer], overrides: [] })
+      const alone = composeLayers({ base: { pre: [], post: [] }, requested: [layer], overrides: [], lenient: true })
       const settings = Object.fromEntries(FRAGMENT_KINDS.map((kind) => [kind, alone.symbols[kind].size]))
       const summary = { name, path, ...metadata, settings, overlays: alone.overlays, externals: alone.externals }
       if (options.json === true) {

@@ -34,6 +34,8 @@ export type Chain = {
   readonly requested: readonly Layer[]
   /** `overrides/` and `overrides/workspaces/<workspace>/`, as far as they are there. */
   readonly overrides: readonly Layer[]
+  /** The layers are somebody else's: what is malformed in a fragment is warned of, as SkiffOS would skip it silently. */
+  readonly lenient: boolean
 }
 
 /** The variables that join the layers; the builder sets them, so a layer's own setting would be lost. */
@@ -60,9 +62,11 @@ const ROOT_TOKEN = /SKIFF_CONFIG_ROOT/g
  * Merges a chain of layers. Reads files, changes none.
  * @throws FlotillaError BAD_CONFIG with file and line
  */
-export function composeLayers({ base, requested, overrides }: Chain): Composition {
+export function composeLayers({ base, requested, overrides, lenient }: Chain): Composition {
+  const problems: string[] = []
+  const onProblem = lenient ? (problem: FlotillaError) => void problems.push(problem.message) : undefined
   const layers = [...base.pre, ...requested, ...overrides, ...base.post]
-  const settings = byKind((kind) => layers.flatMap((layer) => readSettings(layer, kind)))
+  const settings = byKind((kind) => layers.flatMap((layer) => readSettings(layer, kind, onProblem)))
   const symbols = byKind((kind) => mergeSettings(settings[kind]))
   const directories = (name: string) =>
     layers.filter((layer) => hasDirectory(layer, name)).map(({ path }) => join(path, name))
@@ -93,6 +97,7 @@ export function composeLayers({ base, requested, overrides }: Chain): Compositio
     cflags: files('cflags').flatMap((path) => cflagsOf(readText(path))),
     buildTarget: layers.find((layer) => layer.metadata.buildTarget !== undefined)?.metadata.buildTarget,
     warnings: [
+      ...problems,
       ...wiringWarnings(symbols.buildroot, [...base.pre, ...base.post]),
       ...cflagsWarning(symbols.buildroot, files('cflags')),
     ],
@@ -104,9 +109,13 @@ function byKind<T>(make: (kind: FragmentKind) => T): Readonly<Record<FragmentKin
   return { buildroot: make('buildroot'), kernel: make('kernel'), busybox: make('busybox'), uboot: make('uboot') }
 }
 
-function readSettings(layer: Layer, kind: FragmentKind): readonly Setting[] {
+function readSettings(
+  layer: Layer,
+  kind: FragmentKind,
+  onProblem: ((problem: FlotillaError) => void) | undefined,
+): readonly Setting[] {
   return filesIn(layer, kind).flatMap((path) =>
-    parseFragment(kind, readText(path).replaceAll(ROOT_TOKEN, layer.path), path),
+    parseFragment(kind, readText(path).replaceAll(ROOT_TOKEN, layer.path), path, onProblem),
   )
 }
 

@@ -16,28 +16,47 @@ const PREFIX = { buildroot: 'BR2_', kernel: 'CONFIG_', busybox: 'CONFIG_', uboot
 
 /**
  * Parses a Kconfig fragment. Comments and empty lines are skipped.
- * @throws FlotillaError BAD_CONFIG with file and line for anything that is no setting, and for a setting of another program:
- * a `CONFIG_` line under `buildroot/` would do nothing without a word
+ * @param onProblem - hears of anything that is no setting, and of a setting of another program: a `CONFIG_` line under
+ * `buildroot/` would do nothing without a word. Left out, it is thrown
+ * @throws FlotillaError BAD_CONFIG with file and line
  */
-export function parseFragment(kind: FragmentKind, text: string, file: string): readonly Setting[] {
+export function parseFragment(
+  kind: FragmentKind,
+  text: string,
+  file: string,
+  onProblem: (problem: FlotillaError) => void = (problem) => {
+    throw problem
+  },
+): readonly Setting[] {
   return text.split('\n').flatMap((raw, at) => {
     const line = raw.trim()
     const unset = /^# ?([A-Za-z0-9_]+) is not set$/.exec(line)?.[1]
     if (unset === undefined && (line === '' || line.startsWith('#'))) return []
     const [, symbol = unset, value = 'n'] = /^([A-Za-z0-9_]+)=(.*)$/.exec(line) ?? []
     const where = `${file}:${at + 1}`
-    if (symbol === undefined)
-      throw new FlotillaError('BAD_CONFIG', `${where}: wanted SYMBOL=value or "# SYMBOL is not set", found ${line}`)
-    if (!symbol.startsWith(PREFIX[kind])) throw misplaced(kind, symbol, where)
+    if (symbol === undefined) {
+      onProblem(
+        new FlotillaError('BAD_CONFIG', `${where}: wanted SYMBOL=value or "# SYMBOL is not set", found ${line}`),
+      )
+      return []
+    }
+    if (!symbol.startsWith(PREFIX[kind])) {
+      onProblem(misplaced(kind, symbol, where))
+      return []
+    }
     return [{ symbol, value: value.startsWith('"') ? value : value.replace(/\s+#.*$/, ''), file, line: at + 1 }]
   })
 }
 
 function misplaced(kind: FragmentKind, symbol: string, where: string): FlotillaError {
-  const right = symbol.startsWith('BR2_') ? 'buildroot/' : 'kernel/, busybox/ or uboot/'
+  const right = symbol.startsWith('BR2_')
+    ? 'move it to buildroot/'
+    : symbol.startsWith('CONFIG_')
+      ? 'move it to kernel/, busybox/ or uboot/'
+      : `did you mean ${PREFIX[kind]}${symbol}?`
   return new FlotillaError(
     'BAD_CONFIG',
-    `${where}: ${symbol} does nothing under ${kind}/, whose symbols begin with ${PREFIX[kind]}; move it to ${right}`,
+    `${where}: ${symbol} does nothing under ${kind}/, whose symbols begin with ${PREFIX[kind]}; ${right}`,
   )
 }
 

@@ -295,6 +295,14 @@ describe('a chain of layers', () => {
     ])
   })
 
+  it('warns of malformed lines in a SkiffOS checkout, and stops at them in layers of its own', () => {
+    write({ 'configs/a/a/kernel/x': 'CONFIG_A=y\nPCIE_B=y\nCONFIG_C\n' })
+    expect(codeOf(() => compose('a/a')).message).toMatch(/kernel\/x:2: .*did you mean CONFIG_PCIE_B/)
+    const lenient = composeLayers(openChain({ root, skiffos: root, environment: {} }, 'a/a', 'default'))
+    expect(lenient.warnings.map((warning) => /:\d/.exec(warning)?.[0])).toEqual([':2', ':3'])
+    expect([...lenient.symbols.kernel.keys()]).toEqual(['CONFIG_A'])
+  })
+
   it('refuses a BR2_EXTERNAL tree that is none, and two of one name', () => {
     write({ 'configs/a/a/buildroot_ext/external.desc': 'name: A\n' })
     expect(codeOf(() => compose('a/a')).message).toMatch(/needs external.mk, Config.in/)

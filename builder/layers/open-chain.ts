@@ -36,6 +36,7 @@ export function openChain(surroundings: Surroundings, config: string, workspace:
   const home = skiffos ?? root
   const base = skiffos === undefined ? join(root, 'configs/base') : join(skiffos, 'configs-base')
   return {
+    lenient: skiffos !== undefined,
     base: { pre: fixedLayer('(base)/pre', join(base, 'pre')), post: fixedLayer('(base)/post', join(base, 'post')) },
     requested: resolveLayers(names, (name, wantedBy) => catalogue.get(name, wantedBy)),
     overrides: [

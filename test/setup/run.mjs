@@ -19,6 +19,20 @@ const PACKAGES = {
     'dbus-daemon': 'dbus',
     strace: 'strace',
     nft: 'nftables',
+    'kconfig-conf': 'kconfig-frontends-nox',
+    // What a Buildroot build needs of its host.
+    make: 'make',
+    gcc: 'gcc',
+    'g++': 'g++',
+    patch: 'patch',
+    perl: 'perl',
+    rsync: 'rsync',
+    cpio: 'cpio',
+    unzip: 'unzip',
+    bc: 'bc',
+    file: 'file',
+    wget: 'wget',
+    bzip2: 'bzip2',
     ping: 'iputils-ping',
   },
   bench: {
@@ -55,6 +69,7 @@ const entry = {
   bundle: ['test/setup/bundle.ts'],
   fuzz: ['test/fuzz/fuzz.ts'],
   'test:buildroot': ['test/buildroot/resolve-boards.ts'],
+  'test:skiffos': ['test/buildroot/compare-skiffos.ts'],
 }[task]
 if (entry === undefined) {
   console.error(`run: no such task: ${task}`)

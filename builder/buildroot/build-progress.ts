@@ -1,0 +1,65 @@
+/** Where a build is. */
+export type BuildStep = {
+  readonly package: string
+  readonly step: string
+  /** Packages begun so far, this one included. */
+  readonly begun: number
+  /** Of so many, 0 while that is not known. */
+  readonly total: number
+}
+
+/** What went wrong first. Everything after it is usually its consequence. */
+export type BuildError = { readonly package: string; readonly step: string; readonly line: string; readonly at: number }
+
+/** Buildroot begins each step of a package with such a line; the escapes are its bold type. */
+const STEP = /^(?:\x1b\[\d*m)*>>>\s+(\S+)\s+(\S*)\s+(.+?)(?:\x1b.*)?$/
+/** In order of how much they tell. Warnings turned off by `-Wno-error` and files called error.c are no errors. */
+const ERRORS = [
+  /(^|[\s:])(fatal )?error: \S/i,
+  /^ERROR: /,
+  /undefined reference to/,
+  /No space left on device/,
+  /cannot find -l/,
+  /hash .*(mismatch|does not match)|wrong (sha256|md5) hash/i,
+  /(Hunk #\d+ FAILED|can't find file to patch|Reversed \(or previously applied\) patch)/,
+]
+/** What make says when something under it failed; worth only the line of the rule when nothing else was said. */
+const MAKE_STOPPED = /^make(\[\d+\])?: \*\*\* /
+
+/** Follows the output of a Buildroot build, line by line. Pure but for its own state. */
+export class BuildProgress {
+  readonly #total: number
+  readonly #begun = new Set<string>()
+  #line = 0
+  #stopped: BuildError | undefined
+  step: BuildStep | undefined
+  #error: BuildError | undefined
+
+  /** @param total - packages that will be built, 0 when unknown */
+  constructor(total: number) {
+    this.#total = total
+  }
+
+  /** @returns the step when the line begins one */
+  take(line: string): BuildStep | undefined {
+    this.#line += 1
+    const [, name, , step] = STEP.exec(line) ?? []
+    if (name !== undefined && step !== undefined) {
+      this.#begun.add(name)
+      this.step = { package: name, step, begun: this.#begun.size, total: Math.max(this.#total, this.#begun.size) }
+      return this.step
+    }
+    const place = { package: this.step?.package ?? '', step: this.step?.step ?? '', line: line.trim(), at: this.#line }
+    if (ERRORS.some((pattern) => pattern.test(line))) this.#error ??= place
+    else if (MAKE_STOPPED.test(line)) this.#stopped ??= place
+    return undefined
+  }
+
+  /** The first real error, or the first rule that failed; undefined when nothing was said. */
+  get error(): BuildError | undefined {
+    // An error that a configure script printed on its way, in a package that went on, is not what stopped the build.
+    const late =
+      this.#error !== undefined && this.#stopped !== undefined && this.#error.package !== this.#stopped.package
+    return late ? this.#stopped : (this.#error ?? this.#stopped)
+  }
+}

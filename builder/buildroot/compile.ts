@@ -1,0 +1,109 @@
+import { closeSync, openSync, readdirSync, statfsSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+import { FlotillaError } from '../../protocol/errors.ts'
+import { parseJson, shape } from '../../protocol/shape.ts'
+import { type BuildError, BuildProgress, type BuildStep } from './build-progress.ts'
+import { type BuildPlace, runMake } from './run-make.ts'
+import type { Workspace } from './workspace.ts'
+
+/** A full build writes some gigabytes; with less than this it would end in the middle. */
+const MIN_FREE_BYTES = 8 * 2 ** 30
+
+/** Programs that Buildroot needs from the host before it can build any, with the Debian package of each. */
+const HOST_PROGRAMS: Readonly<Record<string, string>> = {
+  make: 'make',
+  gcc: 'gcc',
+  'g++': 'g++',
+  patch: 'patch',
+  perl: 'perl',
+  rsync: 'rsync',
+  cpio: 'cpio',
+  unzip: 'unzip',
+  bc: 'bc',
+  file: 'file',
+  wget: 'wget',
+  bzip2: 'bzip2',
+  gzip: 'gzip',
+  tar: 'tar',
+  sed: 'sed',
+}
+
+/** The Debian packages of everything that is missing, all at once. @param path - as in PATH */
+export function missingHostPackages(path: string): readonly string[] {
+  const present = new Set(path.split(':').flatMap((directory) => namesIn(directory)))
+  return [
+    ...new Set(
+      Object.entries(HOST_PROGRAMS)
+        .filter(([program]) => !present.has(program))
+        .map(([, name]) => name),
+    ),
+  ]
+}
+
+function namesIn(directory: string): readonly string[] {
+  try {
+    return readdirSync(directory)
+  } catch {
+    return [] // a PATH may name what is not there
+  }
+}
+
+/**
+ * Builds a configured workspace. Output goes to `build.log` of the workspace; what is watched are the steps.
+ * Interrupted, it goes on where it was: Buildroot's stamps say what is done.
+ * @throws FlotillaError NOT_FOUND naming all missing host packages, NOT_ENOUGH_SPACE, BUILD_FAILED with the first error
+ */
+export async function compileWorkspace(
+  place: BuildPlace,
+  workspace: Workspace,
+  target: string,
+  onStep: (step: BuildStep) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  const missing = missingHostPackages('/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin')
+  if (missing.length > 0)
+    throw new FlotillaError('NOT_FOUND', `compile: the host lacks programs; apt-get install ${missing.join(' ')}`)
+  const { bavail, bsize } = statfsSync(workspace.output)
+  if (bavail * bsize < MIN_FREE_BYTES)
+    throw new FlotillaError(
+      'NOT_ENOUGH_SPACE',
+      `compile in ${workspace.output}: ${Math.floor((bavail * bsize) / 2 ** 30)} GiB are free, a build needs ${MIN_FREE_BYTES / 2 ** 30}`,
+    )
+  const progress = new BuildProgress(await countPackages(place))
+  const log = openSync(join(workspace.generated, 'build.log'), 'w')
+  try {
+    const onLine = (line: string) => {
+      writeSync(log, `${line}\n`)
+      const step = progress.take(line)
+      if (step !== undefined) onStep(step)
+    }
+    const { code } = await runMake(place, [target], { onLine, signal })
+    if (code !== 0) throw failed(target, progress.error, join(workspace.generated, 'build.log'))
+  } finally {
+    closeSync(log)
+  }
+}
+
+function failed(target: string, error: BuildError | undefined, log: string): FlotillaError {
+  const what = error === undefined ? 'make failed and said nothing' : `${error.package} (${error.step}): ${error.line}`
+  return new FlotillaError(
+    'BUILD_FAILED',
+    `compile ${target}: ${what}; see ${log}${error === undefined ? '' : `:${error.at}`}`,
+    {
+      details: { ...error },
+    },
+  )
+}
+
+/** How many packages the configuration has; 0 when Buildroot does not tell. */
+async function countPackages(place: BuildPlace): Promise<number> {
+  const { code, output } = await runMake(place, ['-s', '--no-print-directory', 'show-info'])
+  const start = output.indexOf('{')
+  if (code !== 0 || start < 0) return 0
+  try {
+    return Object.keys(shape.object(parseJson(Buffer.from(output.slice(start)), 'show-info', 2 ** 24), 'show-info'))
+      .length
+  } catch {
+    return 0
+  }
+}
