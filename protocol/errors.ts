@@ -1,7 +1,7 @@
 /**
  * Closed table of failures a person or a script can meet, with the exit code of each.
  * Exit codes: 1 unexpected, 2 usage or bad input, 3 trust refused, 4 not found or out of reach,
- * 5 no room or disk failure, 6 state forbids it now, 7 the release failed or fell back.
+ * 5 no room or disk failure, 6 state forbids it now, 7 the release failed or fell back, or the build failed.
  */
 export const EXIT_CODES = {
   USAGE: 2,
@@ -33,6 +33,7 @@ export const EXIT_CODES = {
   ALREADY_EXISTS: 6,
   BUSY: 6,
   FELL_BACK: 7,
+  BUILD_FAILED: 7,
   UNEXPECTED: 1,
 } as const
 
