@@ -8,6 +8,8 @@ export type BuildPlace = {
   readonly output: string
   /** BR2_EXTERNAL trees, in order. */
   readonly externals: readonly string[]
+  /** Given to make as they are: FLOTILLA_PROGRAMS, where the agent's bundle is. */
+  readonly variables: Readonly<Record<string, string>>
 }
 
 /**
@@ -46,11 +48,11 @@ export type MakeResult = { readonly code: number; readonly output: string }
  * @param onLine - each line as it comes
  */
 export function runMake(
-  { buildroot, output, externals }: BuildPlace,
+  place: BuildPlace,
   args: readonly string[],
   { environment = process.env, onLine = (_line: string) => {}, signal = undefined as AbortSignal | undefined } = {},
 ): Promise<MakeResult> {
-  const list = ['-C', buildroot, `O=${output}`, `BR2_EXTERNAL=${externals.join(':')}`, ...args]
+  const list = makeArguments(place, args)
   return new Promise((resolve, reject) => {
     const child = spawn('make', list, { env: buildEnvironment(environment), stdio: ['ignore', 'pipe', 'pipe'], signal })
     let text = ''
@@ -69,16 +71,18 @@ export function runMake(
 }
 
 /** Runs `make` with this process's terminal. @returns its exit code */
-export function runMakeOnTerminal(
-  { buildroot, output, externals }: BuildPlace,
-  args: readonly string[],
-): Promise<number> {
-  const list = ['-C', buildroot, `O=${output}`, `BR2_EXTERNAL=${externals.join(':')}`, ...args]
+export function runMakeOnTerminal(place: BuildPlace, args: readonly string[]): Promise<number> {
+  const list = makeArguments(place, args)
   return new Promise((resolve, reject) => {
     const child = spawn('make', list, { env: buildEnvironment(process.env), stdio: 'inherit' })
     child.once('error', (cause) => reject(noMake(cause)))
     child.once('close', (code) => resolve(code ?? 1))
   })
+}
+
+function makeArguments({ buildroot, output, externals, variables }: BuildPlace, args: readonly string[]): string[] {
+  const settings = Object.entries(variables).map(([name, value]) => `${name}=${value}`)
+  return ['-C', buildroot, `O=${output}`, `BR2_EXTERNAL=${externals.join(':')}`, ...settings, ...args]
 }
 
 function interrupted(): FlotillaError {

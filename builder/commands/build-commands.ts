@@ -1,5 +1,5 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { Command } from 'commander'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { formatAge, LiveView } from '../../protocol/terminal/print.ts'
@@ -76,11 +76,30 @@ async function inWorkspace<T>(options: WhereOptions, work: (prepared: Prepared) 
       SKIFF_CONFIG: composition.layers.map((layer) => layer.name).join(','),
       BUILDROOT_DIR: buildroot.path,
     }
-    const place = { buildroot: buildroot.path, output: workspace.output, externals: composition.externals }
+    const place = {
+      buildroot: buildroot.path,
+      output: workspace.output,
+      externals: composition.externals,
+      variables: programs(where.root),
+    }
     return await work({ composition, workspace, buildroot, place, config, variables })
   } finally {
     unlock()
   }
+}
+
+/** Where the agent's bundle is: beside this program when that is bundled itself, else what `npm run bundle` made. */
+function programs(root: string): Readonly<Record<string, string>> {
+  const beside = dirname(process.argv[1] ?? '')
+  const found = [beside, join(root, 'dist')].find((directory) => existsSync(join(directory, 'flotilla-agent.mjs')))
+  return found === undefined ? {} : { FLOTILLA_PROGRAMS: found }
+}
+
+/** @throws FlotillaError NOT_FOUND when the agent goes into the image and was not bundled */
+function requireAgent({ composition, place }: Prepared): void {
+  const wanted = composition.symbols.buildroot.get('BR2_PACKAGE_FLOTILLA_AGENT')?.setting.value === 'y'
+  if (wanted && place.variables['FLOTILLA_PROGRAMS'] === undefined)
+    throw new FlotillaError('NOT_FOUND', 'compile: the agent is not bundled; run npm run bundle first')
 }
 
 async function configure({ composition, workspace, buildroot, config, variables }: Prepared): Promise<Configured> {
@@ -118,6 +137,7 @@ export function compileCommand(): Command {
       const stop = new AbortController()
       process.once('SIGINT', () => stop.abort(new Error('interrupted')))
       await inWorkspace(options, async (prepared) => {
+        requireAgent(prepared)
         await configureIfStale(prepared)
         const { composition, workspace, place } = prepared
         const startedMs = performance.now()

@@ -35,9 +35,10 @@ try {
     const buildroot = readBuildroot(resolve(path ?? ''), 'BUILDROOT_DIR')
     const workspace = new Workspace(scratch, buildroot.version, {})
     for (const { name } of boards) {
+      const board = readBoard(catalogue.get(name, 'test:buildroot'))
       // A container has no kernel of its own, and no engine inside.
-      const chains =
-        name.startsWith('virt/docker') || name.startsWith('virt/wsl') ? [name] : [name, `${name},apps/docker`]
+      const more = board?.family === 'container' ? '' : ',apps/docker,flotilla/modules'
+      const chains = [name, `${name},flotilla/agent${more}`]
       let resolved = true
       for (const config of chains) resolved = (await resolves(config, workspace, buildroot)) && resolved
       proofs = withResolved(proofs, name, buildroot.version, resolved)

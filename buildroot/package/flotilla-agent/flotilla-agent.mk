@@ -1,0 +1,29 @@
+################################################################################
+#
+# flotilla-agent
+#
+################################################################################
+
+# The directory with flotilla-agent.mjs; `flotilla compile` bundles it and says
+# where. Nothing is downloaded or compiled here.
+FLOTILLA_AGENT_VERSION = bundled
+FLOTILLA_AGENT_SITE = $(FLOTILLA_PROGRAMS)
+FLOTILLA_AGENT_SITE_METHOD = local
+FLOTILLA_AGENT_LICENSE = MIT
+FLOTILLA_AGENT_REDISTRIBUTE = NO
+
+define FLOTILLA_AGENT_INSTALL_TARGET_CMDS
+	$(INSTALL) -D -m 0644 $(@D)/flotilla-agent.mjs \
+		$(TARGET_DIR)/usr/lib/flotilla/flotilla-agent.mjs
+	$(INSTALL) -D -m 0755 $(FLOTILLA_AGENT_PKGDIR)/flotilla \
+		$(TARGET_DIR)/usr/bin/flotilla
+	mkdir -p $(TARGET_DIR)/etc/flotilla/health/required.d \
+		$(TARGET_DIR)/etc/flotilla/health/wanted.d
+endef
+
+define FLOTILLA_AGENT_INSTALL_INIT_SYSTEMD
+	$(INSTALL) -D -m 0644 $(FLOTILLA_AGENT_PKGDIR)/flotilla-agent.service \
+		$(TARGET_DIR)/usr/lib/systemd/system/flotilla-agent.service
+endef
+
+$(eval $(generic-package))
