@@ -1,6 +1,6 @@
 import { Command } from 'commander'
 import { runCommandLine } from '../protocol/terminal/run-command.ts'
-import { brCommand, compileCommand, configureCommand } from './commands/build-commands.ts'
+import { brCommand, cmdCommand, compileCommand, configureCommand } from './commands/build-commands.ts'
 import { deviceCommand } from './commands/device-command.ts'
 import { fleetCommand } from './commands/fleet-commands.ts'
 import { keysCommand } from './commands/keys-commands.ts'
@@ -20,4 +20,5 @@ const program = new Command('flotilla')
   .addCommand(configureCommand())
   .addCommand(compileCommand())
   .addCommand(brCommand())
+  .addCommand(cmdCommand())
 await runCommandLine(program, process.argv)

@@ -70,11 +70,19 @@ export function runMake(
   })
 }
 
-/** Runs `make` with this process's terminal. @returns its exit code */
+/** Runs `make` of Buildroot with this process's terminal. @returns its exit code */
 export function runMakeOnTerminal(place: BuildPlace, args: readonly string[]): Promise<number> {
-  const list = makeArguments(place, args)
+  return runInherited('make', makeArguments(place, args), buildEnvironment(process.env))
+}
+
+/** Runs a program with this process's terminal. @returns its exit code. @throws FlotillaError NOT_FOUND */
+export function runInherited(
+  program: string,
+  args: readonly string[],
+  environment: NodeJS.ProcessEnv,
+): Promise<number> {
   return new Promise((resolve, reject) => {
-    const child = spawn('make', list, { env: buildEnvironment(process.env), stdio: 'inherit' })
+    const child = spawn(program, args, { env: environment, stdio: 'inherit' })
     child.once('error', (cause) => reject(noMake(cause)))
     child.once('close', (code) => resolve(code ?? 1))
   })

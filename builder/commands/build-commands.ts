@@ -7,13 +7,15 @@ import type { BuildStep } from '../buildroot/build-progress.ts'
 import { compileWorkspace } from '../buildroot/compile.ts'
 import { type Configured, configureWorkspace } from '../buildroot/configure.ts'
 import { type Buildroot, findBuildroot } from '../buildroot/find-buildroot.ts'
+import { hookEnvironment } from '../buildroot/hook-environment.ts'
 import { configDelta, menuOf } from '../buildroot/menuconfig-delta.ts'
-import { type BuildPlace, runMakeOnTerminal } from '../buildroot/run-make.ts'
+import { type BuildPlace, runInherited, runMakeOnTerminal } from '../buildroot/run-make.ts'
 import { isError } from '../buildroot/strict-check.ts'
 import { Workspace } from '../buildroot/workspace.ts'
 import { type Composition, composeLayers } from '../layers/compose-layers.ts'
 import { type FragmentKind, formatSettings, mergeSettings, parseFragment } from '../layers/kconfig-fragment.ts'
-import { openChain, type Surroundings, workspaceName } from '../layers/open-chain.ts'
+import { pathVariable } from '../layers/layer.ts'
+import { openCatalogue, openChain, type Surroundings, workspaceName } from '../layers/open-chain.ts'
 import { layerCommand, surroundings, type WhereOptions } from './layers-commands.ts'
 
 /** `flotilla configure`: merge the layers, let Kconfig resolve them, and check that nothing was lost. */
@@ -70,12 +72,10 @@ async function inWorkspace<T>(options: WhereOptions, work: (prepared: Prepared) 
     )
     if (!buildroot.pinned)
       process.stderr.write(`note: Buildroot ${buildroot.version} is not the one that the layers are made for\n`)
-    const variables = {
-      SKIFF_ROOT_DIR: where.skiffos ?? where.root,
-      SKIFF_WORKSPACE: name,
-      SKIFF_CONFIG: composition.layers.map((layer) => layer.name).join(','),
-      BUILDROOT_DIR: buildroot.path,
-    }
+    const variables = hookEnvironment(composition, workspace, {
+      home: where.skiffos ?? where.root,
+      buildroot: buildroot.path,
+    })
     const place = {
       buildroot: buildroot.path,
       output: workspace.output,
@@ -170,6 +170,30 @@ export function brCommand(): Command {
         return runTarget(prepared, target, surroundings(options))
       })
       if (code !== 0) throw new FlotillaError('BUILD_FAILED', `br ${target}: make ended with ${code}`)
+    })
+}
+
+/** `flotilla cmd LAYER TARGET`: a command that a layer brings, such as one that writes an image to a card. */
+export function cmdCommand(): Command {
+  return layerCommand('cmd', "run a target of a layer's extensions/Makefile with the workspace's variables")
+    .argument('<layer>', 'it need not be among the chosen ones')
+    .argument('<target>')
+    .addHelpText('after', '\nExample:\n  PI_SD=/dev/sdX flotilla cmd pi/common format --config pi/4')
+    .action(async (name: string, target: string, options: WhereOptions) => {
+      const layer = openCatalogue(surroundings(options)).get(name, 'cmd')
+      const directory = join(layer.path, 'extensions')
+      if (!existsSync(join(directory, 'Makefile')))
+        throw new FlotillaError('NOT_FOUND', `cmd ${name} ${target}: ${directory} has no Makefile`)
+      const code = await inWorkspace(options, ({ variables }) =>
+        runInherited('make', ['-C', directory, target], {
+          ...process.env,
+          ...variables,
+          SKIFF_CURRENT_CONF_DIR: layer.path,
+          SKIFF_CURRENT_CONF_NAME: name,
+          SKIFF_CURRENT_CONF_NAME_FULL: pathVariable(name),
+        }),
+      )
+      if (code !== 0) throw new FlotillaError('BUILD_FAILED', `cmd ${name} ${target}: make ended with ${code}`)
     })
 }
 

@@ -110,6 +110,22 @@ describe('a build with the fixture of Buildroot', () => {
     expect(read('workspaces/default/.config')).toContain('BR2_PACKAGE_HELLO_LOUD=y')
   })
 
+  it('runs commands of layers with the variables that SkiffOS gives them, overrides among the places to look', async () => {
+    write({
+      'configs/my/robot/metadata/commands': 'where Say where things are\n',
+      'configs/my/robot/extensions/Makefile':
+        'where:\n\t@echo "$$SKIFF_CURRENT_CONF_NAME $$SKIFF_WORKSPACE_DIR" > $$SKIFF_CURRENT_CONF_DIR/said\n\t@echo $$SKIFF_CONFIG_PATH >> $$SKIFF_CURRENT_CONF_DIR/said\nbad:\n\t@exit 3\n',
+      'overrides/resources/x': '',
+    })
+    expect((await flotilla('cmd', 'my/robot', 'where')).code).toBe(0)
+    const at = (path: string) => join(root, path)
+    expect(read('configs/my/robot/said')).toBe(
+      `my/robot ${at('workspaces/default')}\n${at('configs/my/robot')} ${at('overrides')}\n`,
+    )
+    expect((await flotilla('cmd', 'my/robot', 'bad')).stderr).toMatch(/cmd my\/robot bad: make ended with 2/)
+    expect((await flotilla('cmd', 'my/robto', 'where')).stderr).toMatch(/did you mean my\/robot/)
+  })
+
   it('is one at a time in a workspace; what a killed process left behind does not count', async () => {
     write({ 'workspaces/.config_default/lock': `${process.pid} 1\n` }) // the same number, another process
     expect((await flotilla('configure')).code).toBe(0)
