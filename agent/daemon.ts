@@ -2,7 +2,6 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseChunkIndex } from '../protocol/chunks/chunk-index.ts'
 import { FlotillaError, messageOf } from '../protocol/errors.ts'
-import type { RecordBook } from '../protocol/gossip/record-book.ts'
 import { type Certificate, parseCertificate } from '../protocol/membership/certificate.ts'
 import { BulkListener } from '../protocol/network/bulk-channel.ts'
 import { ExchangeDriver, type ExchangeEvents } from '../protocol/network/exchange-driver.ts'
@@ -23,6 +22,7 @@ import { yieldToTheRobot } from './control/yield-to-the-robot.ts'
 import { OwnRecord } from './control/own-record.ts'
 import { judgeGate } from './control/reboot-gate.ts'
 import { FleetSync } from './fleet-sync.ts'
+import { HolderSearch } from './holder-search.ts'
 import { probeEngine } from './health/engine-probe.ts'
 import { type Baseline, judgeBaseline } from './health/judge-health.ts'
 import { type CheckResult, runCheckDirectory } from './health/run-checks.ts'
@@ -47,8 +47,6 @@ export type AgentEnd = { readonly reboot: boolean; readonly why: string }
 
 const TICK_MS = 500
 const CONSIDER_MS = 2_000
-/** Holders of a release that are looked for at once. */
-const MAX_SOUGHT = 3
 /** A cloned key is told so often at most. */
 const CLONED_MS = 60_000
 
@@ -230,10 +228,11 @@ export class Agent {
       (error) => this.#log.add('error', 'persist-failed', { error: messageOf(error) }),
     )
     sync.onOwnRecord = (seq) => void this.#judgeOwn(own, seq)
+    const holders = new HolderSearch(sync.book, node)
     consider = async () => {
       const set = trust.set
       await updater.consider()
-      seekHolders(sync.book, node, updater.state.target?.id)
+      holders.seek(updater.wanted(), this.#counters.fetchedBytes)
       const others = listReleases(set, DEVICE_RULES).filter(
         (pointer) =>
           pointer.halted === undefined && !(pointer.board === device.board && pointer.channel === device.channel),
@@ -294,7 +293,7 @@ export class Agent {
       fleet,
       policy: () => trust.policy,
       trust: () => trust.versions,
-      refreshTrust: async (open) => void (await sync.refresh(open)),
+      refreshTrust: (open) => sync.refreshFromStranger(open),
       port: this.#config.port,
       listenHosts: this.#config.listen,
       interfaces: this.#config.interfaces,
@@ -393,17 +392,6 @@ export class Agent {
     })
     return [...builtIn, ...scripts]
   }
-}
-
-/** Neighbours need not have what this device needs; somebody who says that it has the whole of it is then looked for. */
-function seekHolders(book: RecordBook, node: FleetNode, release: string | undefined): void {
-  if (release === undefined) return
-  const holders = book
-    .all(performance.now())
-    .filter(({ signed: { record } }) => record.device !== node.id && record.holds.includes(release))
-    .map(({ signed: { record } }) => record.device)
-  if (holders.some((id) => node.isMember(id))) return
-  for (const id of holders.slice(0, MAX_SOUGHT)) node.seek(id)
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {

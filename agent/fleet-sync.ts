@@ -13,6 +13,8 @@ import type { TrustKeeper } from './store/trust-keeper.ts'
 const SYNC_INTERVAL_MS = 15_000
 const MAX_PULL_MS = 600_000
 const MAX_PULLS = 1_024
+const STRANGER_MS = 5_000
+const MAX_REFUSED = 4_096
 
 /**
  * Carries the news: device records and trust metadata, by gossip when they change and by comparing digests whenever
@@ -28,6 +30,9 @@ export class FleetSync {
   #node: FleetNode | undefined
   /** Peers that are not asked for metadata now, and how often they claimed to be ahead without being so. */
   readonly #pulls = new Map<string, { readonly untilMs: number; readonly idle: number }>()
+  /** Newest sequence of each device whose record the policy refuses: judged once, however often it is told. */
+  readonly #refused = new Map<string, number>()
+  #strangerMs = 0
   #timer: NodeJS.Timeout | undefined
 
   constructor(trust: TrustKeeper, log: EventLog, onTrust: () => void) {
@@ -47,8 +52,10 @@ export class FleetSync {
           const member = members[Math.floor(Math.random() * members.length)]
           if (member !== undefined) void this.#syncRecords(member.id)
           // News that got lost on the way: whoever is known to be ahead is asked again.
-          const ahead = members.find(({ id, trust }) => this.#isAhead(this.book.get(id)?.record.trust ?? trust))
-          if (ahead !== undefined) void this.#pull(ahead.id)
+          const claims = members.map(({ id, trust }) => ({ id, trust: this.book.get(id)?.record.trust ?? trust }))
+          const ahead = claims.filter(({ id, trust }) => this.#isAhead(trust) && this.#mayPull(id))
+          const chosen = ahead[Math.floor(Math.random() * ahead.length)]
+          if (chosen !== undefined) void this.#pull(chosen.id, chosen.trust)
           schedule()
         },
         SYNC_INTERVAL_MS * (0.5 + Math.random()),
@@ -63,7 +70,7 @@ export class FleetSync {
   }
 
   memberJoined(member: Member): void {
-    if (this.#isAhead(member.trust)) void this.#pull(member.id)
+    if (this.#isAhead(member.trust)) void this.#pull(member.id, member.trust)
     // One side asks; the answer goes both ways. Once more when gossip must have found its way: what was published in
     // between reached nobody.
     if (this.#node === undefined || this.#node.id > member.id) return
@@ -84,10 +91,10 @@ export class FleetSync {
 
   gossip(topic: string, data: Uint8Array, from: string, author: string): GossipVerdict {
     try {
-      if (topic === TOPICS.records) return this.#takeRecord(data, 0, author) ? 'accept' : 'ignore'
+      if (topic === TOPICS.records) return this.#takeRecord(data, 0, from, author) ? 'accept' : 'ignore'
       const versions = parseVersions(data)
       if (!this.#isAhead(versions)) return 'ignore'
-      void this.#pull(from)
+      void this.#pull(from, versions)
       // Not passed on before it is verified: this device announces it itself once it holds it.
       return 'ignore'
     } catch (error) {
@@ -106,6 +113,8 @@ export class FleetSync {
     if (refusal !== undefined) this.#log.add('warn', 'metadata-refused', { code: refusal.code, error: refusal.message })
     if (!changed) return false
     this.#log.add('info', 'metadata-accepted', { ...this.#trust.versions })
+    this.book.retain((signed) => this.#isAdmitted(signed))
+    this.#refused.clear()
     this.#node?.recheck()
     this.announce()
     this.#onTrust()
@@ -116,22 +125,35 @@ export class FleetSync {
     return versions.root > this.#trust.versions.root || versions.timestamp > this.#trust.versions.timestamp
   }
 
-  // A peer that claims to be ahead and is not, or hands out what does not verify, is asked ever more rarely: a bundle
-  // costs processor time before a signature in it can be checked.
-  async #pull(peer: string): Promise<void> {
+  /** Pulls from a peer that no hello has admitted: anybody can claim to be ahead, so one at a time and not often. */
+  async refreshFromStranger(open: (protocol: string) => ReturnType<FleetNode['open']>): Promise<void> {
+    if (performance.now() < this.#strangerMs) return
+    this.#strangerMs = performance.now() + STRANGER_MS
+    await this.refresh(open)
+  }
+
+  #mayPull(peer: string): boolean {
+    return (this.#pulls.get(peer)?.untilMs ?? 0) <= performance.now()
+  }
+
+  // A peer that claims to be ahead and brings nothing is asked ever more rarely: a bundle costs processor time before a
+  // signature in it can be checked. One that is out of reach, or whose news came from another meanwhile, did not lie.
+  async #pull(peer: string, claimed: TrustVersions): Promise<void> {
     const node = this.#node
     const before = this.#pulls.get(peer)
-    if (node === undefined || (before?.untilMs ?? 0) > performance.now()) return
+    if (node === undefined || !this.#mayPull(peer)) return
     this.#pulls.set(peer, { untilMs: Infinity, idle: before?.idle ?? 0 })
-    let gained = false
+    let idle = before?.idle ?? 0
     try {
-      gained = await this.refresh((protocol) => node.open(peer, protocol))
+      const gained = await this.refresh((protocol) => node.open(peer, protocol))
+      idle = gained ? 0 : this.#isAhead(claimed) ? idle + 1 : idle
     } catch (error) {
       const isOffence = isFlotillaError(error) && !['UNREACHABLE', 'TIMEOUT'].includes(error.code)
-      if (isOffence) this.#log.add('warn', 'metadata-refused', { peer, code: error.code, error: error.message })
-      else this.#log.add('debug', 'metadata-pull-failed', { peer, error: messageOf(error) })
+      if (isOffence) {
+        idle += 1
+        this.#log.add('warn', 'metadata-refused', { peer, code: error.code, error: error.message })
+      } else this.#log.add('debug', 'metadata-pull-failed', { peer, error: messageOf(error) })
     }
-    const idle = gained ? 0 : (before?.idle ?? 0) + 1
     this.#pulls.delete(peer)
     this.#pulls.set(peer, { untilMs: performance.now() + Math.min(MAX_PULL_MS, 1_000 * 2 ** idle), idle })
     if (this.#pulls.size > MAX_PULLS) this.#pulls.delete(this.#pulls.keys().next().value ?? '')
@@ -147,6 +169,15 @@ export class FleetSync {
     }
   }
 
+  #isAdmitted(signed: SignedRecord): boolean {
+    try {
+      admit(signed.certificate, signed.record.device, this.#trust.policy)
+      return true
+    } catch {
+      return false // revoked, of an earlier epoch, or of a CA that this device has not heard of
+    }
+  }
+
   #side(node: FleetNode, peer: string): SyncSide {
     return {
       summary: () => this.book.summary(performance.now()),
@@ -154,7 +185,7 @@ export class FleetSync {
       newerThan: (digest) => this.book.newerThan(digest, performance.now()),
       take: (bytes, ageMs) => {
         try {
-          this.#takeRecord(bytes, ageMs)
+          this.#takeRecord(bytes, ageMs, peer)
         } catch (error) {
           // One bad record, the rest is of use.
           this.#log.add('warn', 'record-refused', { from: peer, error: messageOf(error) })
@@ -175,12 +206,23 @@ export class FleetSync {
     }
   }
 
-  /** @param author - who signed the gossip message it came in: only a device itself tells its record there */
-  #takeRecord(bytes: Uint8Array, ageMs: number, author?: string): boolean {
+  /**
+   * @param from - who told it
+   * @param author - who signed the gossip message it came in: only a device itself tells its record there
+   * @throws FlotillaError for a record that cannot be true; one that only the policy refuses is left out
+   */
+  #takeRecord(bytes: Uint8Array, ageMs: number, from: string, author?: string): boolean {
     const signed = parseRecord(bytes)
-    if (author !== undefined && author !== signed.record.device)
-      throw new FlotillaError('FORMAT', `record of ${signed.record.device}: told by ${author}`)
-    admit(signed.certificate, signed.record.device, this.#trust.policy)
+    const { device, seq } = signed.record
+    if (author !== undefined && author !== device)
+      throw new FlotillaError('FORMAT', `record of ${device}: told by ${author}`)
+    if (!this.#isAdmitted(signed)) {
+      if ((this.#refused.get(device) ?? -1) >= seq) return false
+      this.#refused.set(device, seq)
+      if (this.#refused.size > MAX_REFUSED) this.#refused.delete(this.#refused.keys().next().value ?? '')
+      this.#node?.toldStrangeNews(from)
+      return false
+    }
     if (signed.record.device === this.#node?.id) {
       this.onOwnRecord(signed.record.seq)
       return false
@@ -188,7 +230,7 @@ export class FleetSync {
     const fresh = this.book.merge(signed, ageMs, performance.now())
     if (fresh && this.#isAhead(signed.record.trust)) {
       const via = this.#node?.isMember(signed.record.device) === true ? signed.record.device : undefined
-      if (via !== undefined) void this.#pull(via)
+      if (via !== undefined) void this.#pull(via, signed.record.trust)
     }
     return fresh
   }

@@ -32,8 +32,15 @@ describe('yielding to the robot', () => {
     const yielding = new Yielding(100)
     expect(yielding.judge([{ rttMs: 90, leastMs: 1 }], MB).rate).toBe(Infinity)
     expect(yielding.judge([{ rttMs: 400, leastMs: 1 }], MB).rate).toBe(MB / 2)
+    expect(yielding.judge([], 0).rate, 'forgotten slowly').toBe((MB / 2) * 1.25)
+    for (let second = 0; second < 60; second += 1) yielding.judge([], 0)
     expect(yielding.judge([], 0).rate).toBe(Infinity)
     expect(new Yielding(0).judge([{ rttMs: 4_000, leastMs: 1 }], MB).rate).toBe(Infinity)
+  })
+
+  it('is not slowed down by one neighbour that answers late', () => {
+    const trips = [{ rttMs: 900, leastMs: 2 }, ...Array.from({ length: 4 }, () => ({ rttMs: 8, leastMs: 2 }))]
+    expect(new Yielding(100).judge(trips, MB).rate).toBe(Infinity)
   })
 
   it('is not fooled by a path that is long', () => {

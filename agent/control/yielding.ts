@@ -33,11 +33,14 @@ export class Yielding {
    * @param moved - bytes per second that were sent and received in it
    */
   judge(trips: readonly RoundTrip[], moved: number): YieldVerdict {
-    const queueMs = Math.max(0, ...trips.map(({ rttMs, leastMs }) => rttMs - leastMs))
-    if (this.#targetMs === 0 || trips.length === 0) this.#rate = Infinity
+    // The middle one: a single neighbour that answers late on purpose, or sleeps, is not the link.
+    const queues = trips.map(({ rttMs, leastMs }) => rttMs - leastMs).sort((a, b) => a - b)
+    const queueMs = Math.max(0, queues[Math.floor(queues.length / 2)] ?? 0)
+    if (this.#targetMs === 0) this.#rate = Infinity
     else if (queueMs > this.#targetMs) {
       this.#rate = Math.max(FLOOR, Math.min(this.#rate, moved) * Math.max(0.5, this.#targetMs / queueMs))
     } else if (this.#rate !== Infinity && queueMs < this.#targetMs / 2) {
+      // Also when nothing was seen: a limit so low that chunks are seconds apart must not forget itself.
       this.#rate *= 1.25
       if (this.#rate > CEILING) this.#rate = Infinity
     }

@@ -35,6 +35,12 @@ export class SignedReleases {
     return pointers.some(({ sha256, halted }) => sha256 === id && halted === undefined) ? 'yes' : 'no'
   }
 
+  /** The current release, when it is not halted. */
+  newest(): string | undefined {
+    const [current] = this.#unlessExpired() ?? []
+    return current?.halted === undefined ? current?.sha256 : undefined
+  }
+
   /** How many waves of a release the operator has opened. */
   openWaves(id: string): number {
     return this.#unlessExpired()?.find(({ sha256 }) => sha256 === id)?.openWaves ?? 0

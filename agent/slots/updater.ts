@@ -108,6 +108,16 @@ export class Updater {
     return this.#deps.rollout.wishes
   }
 
+  /** The release that is signed for this device and not here whole: it may not even have the description yet. */
+  wanted(): string | undefined {
+    if (this.#state.phase === 'fetching') return this.#state.target?.id
+    if (this.#state.phase !== 'idle') return undefined
+    const newest = this.#signed.newest()
+    const isKnown =
+      newest === this.running?.id || [...this.#state.failed, ...this.#state.halted].some(({ id }) => id === newest)
+    return isKnown ? undefined : newest
+  }
+
   /** Whether the running release has been proven for as long as it asks for itself, since the agent started. */
   soaked(): boolean {
     const soakMs = (this.running?.description.rollout.soakSeconds ?? Infinity) * 1_000

@@ -41,6 +41,7 @@ export class Carrier {
   readonly #deps: CarrierDeps
   readonly #carried = new Map<string, Carried>()
   readonly #working = new Set<string>()
+  #wanted: ReadonlySet<string> = new Set()
   /** The last problem told of each release. */
   readonly #told = new Map<string, string>()
 
@@ -73,6 +74,7 @@ export class Carrier {
   /** Brings what is carried in line with the current releases of other boards and channels. */
   async follow(pointers: readonly SignedPointer[], signal: AbortSignal): Promise<void> {
     const wanted = new Set(pointers.map((pointer) => pointer.sha256))
+    this.#wanted = wanted
     for (const [id, entry] of this.#carried) if (!wanted.has(id)) await this.#drop(id, entry)
     for (const id of this.#told.keys()) if (!wanted.has(id)) this.#told.delete(id)
     for (const pointer of pointers) {
@@ -81,16 +83,18 @@ export class Carrier {
       if (!due || this.#working.has(pointer.sha256)) continue
       this.#working.add(pointer.sha256)
       void this.#carry(pointer, signal)
-        .catch((error: unknown) => this.#failed(pointer.sha256, error, signal))
+        .catch((error: unknown) => {
+          // Superseded meanwhile: it is not carried any more, and that is no failure.
+          if (!signal.aborted && this.#wanted.has(pointer.sha256)) this.#failed(pointer.sha256, error)
+        })
         .finally(() => this.#working.delete(pointer.sha256))
     }
     if (this.#working.size === 0) await this.#removeStrays()
   }
 
   /** What is here stays and is gone on with; said once, however often it is tried. */
-  #failed(id: string, error: unknown, signal: AbortSignal): void {
+  #failed(id: string, error: unknown): void {
     const entry = this.#carried.get(id)
-    if (signal.aborted || entry?.stop.signal.aborted === true) return
     const reason = messageOf(error)
     this.#tell(id, reason)
     if (entry !== undefined) entry.failed = { reason, retryMs: performance.now() + RETRY_MS }

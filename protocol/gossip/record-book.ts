@@ -37,6 +37,11 @@ export class RecordBook {
     return true
   }
 
+  /** Drops the records that are not to be kept: after the policy changed. */
+  retain(keep: (signed: SignedRecord) => boolean): void {
+    for (const [device, { signed }] of this.#records) if (!keep(signed)) this.#records.delete(device)
+  }
+
   #evictOldest(newerThanMs: number): boolean {
     let oldest: { device: string; heardMs: number } | undefined
     for (const [device, { heardMs }] of this.#records) {

@@ -5,8 +5,8 @@ import type { FrameStream } from './frame-stream.ts'
 type Request = {
   readonly sha256: string
   readonly maxBytes: number
-  readonly resolve: (bytes: Uint8Array | undefined) => void
-  readonly answer: Promise<Uint8Array | undefined>
+  /** Whoever waits for it; a late answer is for those who ask again meanwhile. */
+  waiting: ((bytes: Uint8Array | undefined) => void)[]
 }
 
 /** The part of a stream that asking needs. */
@@ -15,6 +15,9 @@ type Questions = Pick<FrameStream, 'closed' | 'send'>
 const TIMEOUT_MS = 30_000
 /** A peer that has not answered after this is no longer waited for alone: a silent one would hold up every release. */
 const HEDGE_MS = 1_500
+/** A large index takes its time on slow radio, and must not be asked of everybody meanwhile: so many bytes a millisecond. */
+const HEDGE_RATE = 128
+const MAX_HEDGE_MS = 10_000
 /** Nobody else has it: the late ones get so long, then the caller may look again, for others may have it by then. */
 const LAST_WAIT_MS = 3_000
 /** Small files that may be asked of one peer at once. */
@@ -37,11 +40,12 @@ export class BlobRequests {
     maxBytes: number,
   ): Promise<Uint8Array | undefined> {
     const ordered = [...ways].sort(([a], [b]) => Number(this.#late.has(a)) - Number(this.#late.has(b)))
+    const hedgeMs = Math.min(MAX_HEDGE_MS, HEDGE_MS + maxBytes / HEDGE_RATE)
     const asked: Promise<Uint8Array | undefined>[] = []
     for (const [peer, frames] of ordered) {
       const answer = this.ask(peer, frames, sha256, maxBytes)
       asked.push(answer)
-      const first = await Promise.race([firstFound(asked), answer, later(HEDGE_MS)])
+      const first = await Promise.race([firstFound(asked), answer, later(hedgeMs)])
       if (first === 'late') this.#late.add(peer)
       else if (first !== undefined) return first
     }
@@ -52,27 +56,29 @@ export class BlobRequests {
   /** Asks one peer. @returns undefined when it has no such file, or does not answer in time */
   ask(peer: string, frames: Questions, sha256: string, maxBytes: number): Promise<Uint8Array | undefined> {
     const open = this.#of(peer).find((other) => other.sha256 === sha256)
-    if (open !== undefined) return open.answer // asked before, and still to come
-    if (frames.closed || this.#of(peer).length >= MAX_BLOB_REQUESTS) return Promise.resolve(undefined)
-    const { promise: answer, resolve } = Promise.withResolvers<Uint8Array | undefined>()
-    // A late answer is still read (and dropped): the entry stays until it comes or the stream ends.
+    if (open === undefined && (frames.closed || this.#of(peer).length >= MAX_BLOB_REQUESTS))
+      return Promise.resolve(undefined)
+    // Asked before and still to come: waited for again, not asked again.
+    const request: Request = open ?? { sha256, maxBytes, waiting: [] }
+    const { promise, resolve } = Promise.withResolvers<Uint8Array | undefined>()
     const timer = setTimeout(() => resolve(undefined), TIMEOUT_MS)
-    const request: Request = {
-      sha256,
-      maxBytes,
-      answer,
-      resolve: (bytes) => {
-        clearTimeout(timer)
-        this.#open.set(
-          peer,
-          this.#of(peer).filter((other) => other !== request),
-        )
-        resolve(bytes)
-      },
+    request.waiting.push((bytes) => {
+      clearTimeout(timer)
+      resolve(bytes)
+    })
+    if (open === undefined) {
+      this.#open.set(peer, [...this.#of(peer), request])
+      frames.send(encodeExchangeMessage({ type: 'fetch', sha256, maxBytes }))
     }
-    this.#open.set(peer, [...this.#of(peer), request])
-    frames.send(encodeExchangeMessage({ type: 'fetch', sha256, maxBytes }))
-    return answer
+    return promise
+  }
+
+  #settle(peer: string, request: Request, bytes: Uint8Array | undefined): void {
+    this.#open.set(
+      peer,
+      this.#of(peer).filter((other) => other !== request),
+    )
+    for (const resolve of request.waiting.splice(0)) resolve(bytes)
   }
 
   /** Takes an answer. False when it was not asked for or is not what it should be: no honest peer sends that. */
@@ -81,19 +87,19 @@ export class BlobRequests {
     const found = createHash('sha256').update(payload).digest('hex')
     this.#late.delete(peer)
     const good = request !== undefined && found === sha256 && payload.length <= request.maxBytes
-    request?.resolve(good ? payload : undefined)
+    if (request !== undefined) this.#settle(peer, request, good ? payload : undefined)
     return good
   }
 
   /** The peer does not have it. */
   refused(peer: string, sha256: string): void {
     this.#late.delete(peer)
-    for (const request of this.#of(peer)) if (request.sha256 === sha256) request.resolve(undefined)
+    for (const request of this.#of(peer)) if (request.sha256 === sha256) this.#settle(peer, request, undefined)
   }
 
   /** The stream is gone. */
   ended(peer: string): void {
-    for (const request of this.#of(peer)) request.resolve(undefined)
+    for (const request of this.#of(peer)) this.#settle(peer, request, undefined)
     this.#open.delete(peer)
     this.#late.delete(peer)
   }

@@ -9,6 +9,8 @@ const LIMITS = {
   streams: { burst: 96, perSecond: 3 },
   news: { burst: 3_000, perSecond: 500 },
   ownNews: { burst: 30, perSecond: 4 },
+  // As many as a book of records holds: a peer whose policy is older, or newer, passes on what is refused here.
+  strange: { burst: 2_000, perSecond: 1 },
   // Soon: gossipsub itself stops listening to a peer after some bad messages, and would leave it a member.
   bad: { burst: 8, perSecond: 0.2 },
 } as const
@@ -25,6 +27,9 @@ export class Conduct {
   readonly #streams = new Allowance(LIMITS.streams)
   readonly #news = new Allowance(LIMITS.news)
   readonly #ownNews = new Allowance(LIMITS.ownNews)
+  /** By teller and author: what somebody repeats of another must not use up what that one may say itself. */
+  readonly #passedOn = new Allowance(LIMITS.ownNews)
+  readonly #strange = new Allowance(LIMITS.strange)
   readonly #bad = new Allowance(LIMITS.bad)
 
   /** The peer opened a stream. */
@@ -38,11 +43,16 @@ export class Conduct {
    */
   told(peer: string, author: string, nowMs: number): Misconduct | 'ignore' | undefined {
     if (!this.#news.spend(peer, nowMs)) return { code: 'FLOOD', why: 'tells news without end' }
-    if (this.#ownNews.spend(author, nowMs)) return undefined
-    return peer === author ? { code: 'FLOOD', why: 'tells news of itself without end' } : 'ignore'
+    if (peer !== author) return this.#passedOn.spend(`${peer} ${author}`, nowMs) ? undefined : 'ignore'
+    return this.#ownNews.spend(peer, nowMs) ? undefined : { code: 'FLOOD', why: 'tells news of itself without end' }
   }
 
-  /** The peer passed on what cannot be true: honest peers check before they pass on. Few are forgiven, since peers may know different policies. */
+  /** The peer passed on what this device's policy refuses: a revoked member, a CA that is not known here. */
+  toldStrangeNews(peer: string, nowMs: number): Misconduct | undefined {
+    return this.#strange.spend(peer, nowMs) ? undefined : { code: 'BAD_NEWS', why: 'passes on strangers without end' }
+  }
+
+  /** The peer passed on what cannot be true: honest peers check before they pass on. */
   toldBadNews(peer: string, nowMs: number): Misconduct | undefined {
     return this.#bad.spend(peer, nowMs) ? undefined : { code: 'BAD_NEWS', why: 'passes on news that is not true' }
   }

@@ -98,10 +98,11 @@ export class Dialer {
     if (entry !== undefined) entry.nextMs = this.#options.nowMs() + this.#options.random() * 2_000
   }
 
-  /** The peer has what is needed here and no neighbour has: it is dialled all the same. */
-  seek(id: string): void {
+  /** The peer has what is needed here and no neighbour has: it is dialled all the same. False when no address is known. */
+  seek(id: string): boolean {
     const entry = this.#peers.get(id)
     if (entry !== undefined) entry.soughtUntilMs = this.#options.nowMs() + SEEK_MS
+    return entry !== undefined
   }
 
   /** Starts the dials that are due; call about once a second. */
@@ -112,35 +113,42 @@ export class Dialer {
       ([id, entry]) => !entry.dialing && entry.nextMs <= nowMs && !this.#options.isConnected(id),
     )
     const sought = due.filter(([, entry]) => entry.soughtUntilMs > nowMs)
-    const others = this.#inOrder(due.filter(([, entry]) => entry.soughtUntilMs <= nowMs))
-    let room = NEIGHBOURS.wanted - this.#options.neighbours() - dialing
-    if (nowMs >= this.#mixMs) {
-      this.#mixMs = nowMs + MIX_MS * (0.5 + this.#options.random())
-      room = Math.max(1, room)
-    }
-    for (const [id, entry] of [...sought, ...others.slice(0, Math.max(0, room))]) {
+    const others = due.filter(([, entry]) => entry.soughtUntilMs <= nowMs)
+    const room = Math.max(0, NEIGHBOURS.wanted - this.#options.neighbours() - dialing)
+    for (const [id, entry] of [...sought, ...this.#choose(others, room), ...this.#mix(others)]) {
       if (dialing >= PARALLEL_DIALS) return
+      if (entry.dialing) continue
       dialing += 1
       this.#dial(id, entry)
     }
   }
 
   /**
-   * Whom to dial first: preferred ones, as long as they are not half of the neighbours; who was heard of just now, since dead
-   * addresses must not keep a live peer waiting; among those a random one, or all would crowd around the same.
+   * Whom to dial: preferred ones until they are half of the neighbours, then any. Among those who was heard of just now, then
+   * those that failed least, since dead addresses must not keep a live peer waiting; else at random, or all would crowd
+   * around the same.
    */
-  #inOrder(entries: readonly [string, Entry][]): readonly [string, Entry][] {
+  #choose(entries: readonly [string, Entry][], room: number): readonly [string, Entry][] {
     const nowMs = this.#options.nowMs()
+    const ranked = entries
+      .map(([id, entry]) => {
+        const recent = nowMs - entry.lastHeardMs < RECENT_MS
+        return { id, entry, rank: (recent ? 0 : 100) + Math.min(entry.failures, 50) + this.#options.random() }
+      })
+      .sort((a, b) => a.rank - b.rank)
     const connected = [...this.#peers.keys()].filter((id) => this.#options.isConnected(id))
-    const lacksPreferred = connected.filter((id) => this.#options.isPreferred(id)).length < NEIGHBOURS.wanted / 2
-    const rank = ([id, entry]: [string, Entry]): readonly [number, number] => [
-      lacksPreferred && this.#options.isPreferred(id) ? 0 : 1,
-      this.#options.random() + (nowMs - entry.lastHeardMs < RECENT_MS ? 0 : Math.min(1e12, nowMs - entry.lastHeardMs)),
-    ]
-    return entries
-      .map((entry) => ({ entry, rank: rank(entry) }))
-      .sort(({ rank: a }, { rank: b }) => a[0] - b[0] || a[1] - b[1])
-      .map(({ entry }) => entry)
+    const lacking = NEIGHBOURS.wanted / 2 - connected.filter((id) => this.#options.isPreferred(id)).length
+    const preferred = ranked.filter(({ id }) => this.#options.isPreferred(id)).slice(0, Math.max(0, lacking))
+    return [...new Set([...preferred, ...ranked])].slice(0, room).map(({ id, entry }) => [id, entry])
+  }
+
+  /** Now and then anybody at all. */
+  #mix(entries: readonly [string, Entry][]): readonly [string, Entry][] {
+    const nowMs = this.#options.nowMs()
+    if (nowMs < this.#mixMs) return []
+    this.#mixMs = nowMs + MIX_MS * (0.5 + this.#options.random())
+    const one = entries[Math.floor(this.#options.random() * entries.length)]
+    return one === undefined ? [] : [one]
   }
 
   #dial(id: string, entry: Entry): void {

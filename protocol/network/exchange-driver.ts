@@ -58,6 +58,8 @@ export class ExchangeDriver {
   /** Streams the peer opened: we answer. */
   readonly #answering = new Map<string, FrameStream>()
   readonly #blobs = new BlobRequests()
+  /** Small files that are on their way to each peer. */
+  readonly #fetches = new Map<string, number>()
   readonly #budget = new SendBudget()
   readonly #bulk: BulkLinks
   #timer: NodeJS.Timeout | undefined
@@ -97,7 +99,7 @@ export class ExchangeDriver {
 
   /** Nothing is under way to or from the peer. */
   isIdle(peer: string): boolean {
-    return this.#engine.isIdle(peer)
+    return this.#engine.isIdle(peer) && this.#blobs.longest(peer) === 0 && !this.#fetches.has(peer)
   }
 
   /**
@@ -223,10 +225,11 @@ export class ExchangeDriver {
   #answer(stream: Stream, peer: string): void {
     // Type 14, a bitmap, may be as long as the longest index asks for.
     const frames = new FrameStream(stream, { maxFrameBytes: (type) => (type === 14 ? MAX_QUESTION_BYTES : 4_096) })
-    this.#answering.set(peer, frames)
     // One file at a time for each peer, in order.
     let sending = Promise.resolve()
-    let fetches = 0
+    // One stream at a time: what was asked on an older one is void.
+    this.#answering.get(peer)?.abort(new Error('a newer stream'))
+    this.#answering.set(peer, frames)
     frames.onFrame = (frame) => {
       const message = this.#parse(peer, frame)
       if (message === undefined) return
@@ -243,12 +246,15 @@ export class ExchangeDriver {
           break
         }
         case 'fetch':
-          if (fetches >= MAX_BLOB_REQUESTS) return this.#node.ban(peer, 'FLOOD', 'asks for too many files at once')
-          fetches += 1
+          if ((this.#fetches.get(peer) ?? 0) >= MAX_BLOB_REQUESTS)
+            return this.#node.ban(peer, 'FLOOD', 'asks for too many files at once')
+          this.#fetches.set(peer, (this.#fetches.get(peer) ?? 0) + 1)
           sending = sending
             .then(() => this.#sendBlob(frames, message.sha256, message.maxBytes))
             .finally(() => {
-              fetches -= 1
+              const left = (this.#fetches.get(peer) ?? 1) - 1
+              if (left > 0) this.#fetches.set(peer, left)
+              else this.#fetches.delete(peer)
             })
           break
         default:

@@ -7,12 +7,13 @@ import { FlotillaError, isFlotillaError, messageOf } from '../errors.ts'
 import { admit, type Certificate, parseCertificate, type SignedCertificate } from '../membership/certificate.ts'
 import type { FleetPolicy } from '../membership/fleet-policy.ts'
 import { buildLibp2p, type Services, toMultiaddr } from './build-libp2p.ts'
+import { chooseToDrop } from './choose-neighbour.ts'
 import { Conduct } from './conduct.ts'
 import { Dialer, type KnownPeer, NEIGHBOURS } from './dialer.ts'
 import { Announcer } from './discovery/announcer.ts'
 import { FrameStream } from './frame-stream.ts'
 import { gateHandler, type MemberGate } from './gated-registrar.ts'
-import { encodeHello, type Hello, MAX_HELLO_BYTES, parseHello, type TrustVersions } from './hello.ts'
+import { encodeHello, type Hello, MAX_HELLO_BYTES, MAX_HELLO_PEERS, parseHello, type TrustVersions } from './hello.ts'
 import type { Identity } from './identity.ts'
 
 /** A peer that has shown a valid certificate on a live connection. */
@@ -75,6 +76,10 @@ const GOSSIP_RESULTS = {
   reject: TopicValidatorResult.Reject,
 } as const
 const TRIM_MS = 30_000
+const ADMISSION_POLL_MS = 20
+const TURNED_AWAY_MS = 60_000
+/** Streams of one protocol that a member may have open at once. */
+const MAX_OPEN = 6
 /** More neighbours than wanted that are let be: others chose this device. */
 const SPARE = 4
 /** So many streams of a protocol may be open at once; more than any honest peer has, so that a flood is seen. */
@@ -100,6 +105,12 @@ export class FleetNode {
   readonly #dialer: Dialer
   readonly #conduct = new Conduct()
   readonly #announcer: Announcer | undefined
+  readonly #joinedMs = new Map<string, number>()
+  /** Connections on which a certificate was shown and accepted; others of the same peer are not served. */
+  readonly #admitted = new WeakSet<Connection>()
+  /** Streams that members have open now, by protocol and peer. */
+  readonly #open = new Map<string, number>()
+  #trimMs = performance.now() + TRIM_MS
   #timer: NodeJS.Timeout | undefined
 
   private constructor(
@@ -196,6 +207,12 @@ export class FleetNode {
     return verdict
   }
 
+  /** The member passed on what the policy of this device refuses; it may know another policy. */
+  toldStrangeNews(from: string): void {
+    const misconduct = this.#conduct.toldStrangeNews(from, performance.now())
+    if (misconduct !== undefined) this.ban(from, misconduct.code, misconduct.why)
+  }
+
   /** The member passed on something that does not verify: too much of it, and it is banned. */
   toldBadNews(from: string): void {
     const misconduct = this.#conduct.toldBadNews(from, performance.now())
@@ -215,21 +232,20 @@ export class FleetNode {
     const neighbours = this.#neighbours()
     if (neighbours.length <= NEIGHBOURS.wanted + SPARE) return
     const rules = this.#options.neighbours
-    const idle = neighbours.filter(
-      ({ id, address }) =>
-        !this.#options.staticPeers.includes(address) &&
-        this.#staticIds.get(address) !== id &&
-        (rules?.isIdle(id) ?? true) &&
-        rules?.isPreferred(id) !== true,
-    )
-    const dropped = idle[Math.floor(Math.random() * idle.length)]
-    if (dropped !== undefined) this.#hangUp(dropped.id)
+    const known = neighbours.map(({ id, address }) => ({
+      id,
+      preferred: rules?.isPreferred(id) ?? false,
+      idle: rules?.isIdle(id) ?? true,
+      pinned: this.#options.staticPeers.includes(address) || this.#staticIds.get(address) === id,
+      connectedMs: nowMs - (this.#joinedMs.get(id) ?? nowMs),
+    }))
+    const dropped = chooseToDrop(known, NEIGHBOURS.wanted / 2, Math.random)
+    if (dropped !== undefined) this.#hangUp(dropped)
   }
-  #trimMs = performance.now() + TRIM_MS
 
-  /** The peer has what nobody here has: it is dialled however many neighbours there are. */
-  seek(id: string): void {
-    this.#dialer.seek(id)
+  /** The peer has what nobody here has: it is dialled however many neighbours there are. False when no address is known. */
+  seek(id: string): boolean {
+    return this.#dialer.seek(id)
   }
 
   #tick(): void {
@@ -310,6 +326,15 @@ export class FleetNode {
     })
   }
 
+  /** True once this very connection has shown a certificate: that its peer is a member over another says nothing. */
+  async #waitForHello(connection: Connection): Promise<boolean> {
+    const endMs = performance.now() + HELLO_TIMEOUT_MS
+    while (!this.#admitted.has(connection) && performance.now() < endMs && connection.status === 'open') {
+      await new Promise((resolve) => setTimeout(resolve, ADMISSION_POLL_MS))
+    }
+    return this.#admitted.has(connection)
+  }
+
   /** Addresses of a peer that was heard of in another way. */
   learn(peer: KnownPeer): void {
     this.#dialer.learn(peer.id, peer.addresses, false)
@@ -362,14 +387,30 @@ export class FleetNode {
     }
     await this.#node.handle(
       protocol,
-      gateHandler((stream, connection) => {
+      gateHandler(async (stream, connection) => {
         const peer = connection.remotePeer.toString()
         const misconduct = this.#conduct.opened(peer, performance.now())
-        if (misconduct === undefined) return handler(stream, peer)
-        return this.ban(peer, misconduct.code, misconduct.why)
+        if (misconduct !== undefined) return this.ban(peer, misconduct.code, misconduct.why)
+        // Each may hold a frame that is being read: many at once would be memory that nobody asked for.
+        if (!(await this.#waitForHello(connection)) || !this.#take(`${protocol} ${peer}`, stream))
+          return stream.abort(new Error('BUSY'))
+        return handler(stream, peer)
       }, gate),
       { maxInboundStreams: MAX_STREAMS, maxOutboundStreams: MAX_STREAMS },
     )
+  }
+
+  /** Counts an open stream until it is closed. False when there are too many. */
+  #take(key: string, stream: Stream): boolean {
+    const count = this.#open.get(key) ?? 0
+    if (count >= MAX_OPEN) return false
+    this.#open.set(key, count + 1)
+    stream.addEventListener('close', () => {
+      const left = (this.#open.get(key) ?? 1) - 1
+      if (left > 0) this.#open.set(key, left)
+      else this.#open.delete(key)
+    })
+    return true
   }
 
   async publish(topic: string, data: Uint8Array): Promise<void> {
@@ -431,7 +472,7 @@ export class FleetNode {
     const id = connection.remotePeer.toString()
     if (this.isBanned(id)) return connection.abort(new Error('banned'))
     if (connection.direction === 'inbound') {
-      if (!(await this.waitForMember(id))) connection.abort(new Error('no hello'))
+      if (!(await this.#waitForHello(connection))) connection.abort(new Error('no hello'))
       return
     }
     try {
@@ -440,7 +481,11 @@ export class FleetNode {
       frames.send(encodeHello(this.#hello()))
       const hello = parseHello(await frames.next(HELLO_TIMEOUT_MS))
       await frames.close()
-      if (hello.type === 'refused') throw new FlotillaError(hello.code, `${id} refused this device`)
+      if (hello.type === 'refused') {
+        for (const peer of hello.peers) this.learn(peer)
+        if (hello.code === 'BUSY') this.#turnedAwayBy(connection)
+        throw new FlotillaError(hello.code, `${id} refused this device`)
+      }
       await this.#admitOrRefresh(hello, connection)
     } catch (error) {
       this.#settle(id, false)
@@ -482,7 +527,9 @@ export class FleetNode {
     } catch (error) {
       const code = HELLO_CODES.find((known) => isFlotillaError(error, known)) ?? 'FORMAT'
       if (code !== 'BUSY') this.#options.events.refused(id, code, messageOf(error))
-      frames.send(encodeHello({ type: 'refused', code }))
+      // Who is turned away for want of room learns where others are: behind one base station there is no other way.
+      const peers = code === 'BUSY' ? this.#someNeighbours() : []
+      frames.send(encodeHello({ type: 'refused', code, peers }))
       await frames.close()
       this.#settle(id, false)
       setTimeout(() => connection.abort(new Error(code)), 200).unref() // after the code has left
@@ -512,6 +559,21 @@ export class FleetNode {
       }
     }
     return false
+  }
+
+  #someNeighbours(): readonly KnownPeer[] {
+    const ids = new Set(this.#neighbours().map(({ id }) => id))
+    const known = this.#dialer.known().filter(({ id, addresses }) => ids.has(id) && addresses.length > 0)
+    return known
+      .sort(() => Math.random() - 0.5)
+      .slice(0, MAX_HELLO_PEERS)
+      .map(({ id, addresses }) => ({ id, addresses: addresses.slice(0, 2) }))
+  }
+
+  /** A named peer with neighbours enough is not asked again every few seconds. */
+  #turnedAwayBy({ remoteAddr }: Connection): void {
+    const address = remoteAddr.toString().replace(/\/p2p\/.*$/, '')
+    if (this.#options.staticPeers.includes(address)) this.#staticNextMs.set(address, performance.now() + TURNED_AWAY_MS)
   }
 
   #hello(): Hello {
@@ -544,6 +606,8 @@ export class FleetNode {
     this.#dialer.learn(id, connection.direction === 'outbound' ? [remote, ...addresses] : addresses, true)
     const known = this.#members.get(id)
     const member: Member = { id, certificate, trust: hello.trust, address: remote }
+    this.#admitted.add(connection)
+    if (known === undefined) this.#joinedMs.set(id, performance.now())
     this.#members.set(id, member)
     this.#settle(id, true)
     for (const listener of this.#memberListeners) listener(connection.remotePeer, connection)
@@ -563,6 +627,7 @@ export class FleetNode {
       void this.#node.peerStore.delete(peerIdFromString(id)).catch(() => {})
       return
     }
+    this.#joinedMs.delete(id)
     this.#dialer.lost(id)
     this.#options.events.memberGone(id)
   }

@@ -2,6 +2,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { FlotillaError, type ErrorCode } from '../errors.ts'
 import { MAX_CERTIFICATE_BYTES } from '../membership/certificate.ts'
 import { parseJson, shape } from '../shape.ts'
+import type { KnownPeer } from './dialer.ts'
 
 /** Versions of the trust metadata that a device holds: enough to see who is ahead. */
 export type TrustVersions = { readonly root: number; readonly timestamp: number }
@@ -15,10 +16,13 @@ export type Hello =
       /** Multiaddrs under which the sender says it listens; a claim, only ever used to dial. */
       readonly addresses: readonly string[]
     }
-  | { readonly type: 'refused'; readonly code: ErrorCode }
+  /** With BUSY: some others that may have room. */
+  | { readonly type: 'refused'; readonly code: ErrorCode; readonly peers: readonly KnownPeer[] }
 
 /** Largest hello, bytes. */
 export const MAX_HELLO_BYTES = 4_096
+/** Peers that a refusal names. */
+export const MAX_HELLO_PEERS = 8
 
 export function encodeHello(hello: Hello): Uint8Array {
   const json =
@@ -33,6 +37,7 @@ export function parseHello(bytes: Uint8Array): Hello {
     return {
       type: 'refused',
       code: shape.oneOf(json['code'], 'hello: code', ['NOT_A_MEMBER', 'REVOKED', 'FORMAT', 'BUSY']),
+      peers: shape.array(json['peers'] ?? [], 'hello: peers', MAX_HELLO_PEERS).map((item) => parseKnownPeer(item)),
     }
   }
   if (json['type'] !== 'hello') throw new FlotillaError('FORMAT', 'hello: of an unknown type')
@@ -49,6 +54,13 @@ export function parseHello(bytes: Uint8Array): Hello {
     },
     addresses: shape.array(json['addresses'], 'hello: addresses', 8).map((item) => parseAddress(item)),
   }
+}
+
+/** @throws FlotillaError FORMAT */
+export function parseKnownPeer(value: unknown): KnownPeer {
+  const peer = shape.object(value, 'peers[]')
+  const id = shape.matching(peer['id'], 'peers[].id', /^[1-9A-HJ-NP-Za-km-z]{40,64}$/, 'a peer id')
+  return { id, addresses: shape.array(peer['addresses'], 'peers[].addresses', 8).map(parseAddress) }
 }
 
 /** A multiaddr of a TCP listener, checked as far as we dial it. @throws FlotillaError FORMAT */

@@ -3,7 +3,7 @@ import type { DigestLine, HeardRecord } from '../gossip/record-book.ts'
 import { parseJson, shape } from '../shape.ts'
 import type { KnownPeer } from './dialer.ts'
 import { FrameStream } from './frame-stream.ts'
-import { parseAddress } from './hello.ts'
+import { parseKnownPeer } from './hello.ts'
 import type { Stream } from '@libp2p/interface'
 
 /** Compares digests of device records with one peer and gives each side what it lacks. */
@@ -104,10 +104,8 @@ function peersToTell(side: SyncSide): readonly KnownPeer[] {
 function takePeers(json: Json, side: SyncSide): void {
   if (json['peers'] === undefined) return
   for (const item of shape.array(json['peers'], 'record exchange: peers', 16)) {
-    const peer = shape.object(item, 'record exchange: peers[]')
-    const id = shape.matching(peer['id'], 'peers[].id', /^[1-9A-HJ-NP-Za-km-z]{40,64}$/, 'a peer id')
     try {
-      side.takePeer({ id, addresses: shape.array(peer['addresses'], 'peers[].addresses', 8).map(parseAddress) })
+      side.takePeer(parseKnownPeer(item))
     } catch (error) {
       if (!(error instanceof FlotillaError)) throw error // one bad address is skipped, the rest is of use
     }

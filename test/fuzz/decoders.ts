@@ -92,7 +92,7 @@ export const DECODERS: Readonly<Record<string, Decoder>> = {
   hello: decoder(
     [
       encodeHello({ type: 'hello', certificate, trust: { root: 1, timestamp: 2 }, addresses: ['/ip4/10.0.0.1/tcp/1'] }),
-      encodeHello({ type: 'refused', code: 'REVOKED' }),
+      encodeHello({ type: 'refused', code: 'REVOKED', peers: [] }),
     ],
     (bytes) => {
       const hello = parseHello(bytes)

@@ -207,6 +207,21 @@ export const ATTACKS: readonly Attack[] = [
     },
   },
   {
+    name: 'frames-never-finished',
+    does: 'sixty streams, each announcing two megabytes of which only the head comes',
+    refused: undefined,
+    mount: async (company) => {
+      const offender = await joinAsMember(company)
+      for (const { id } of offender.node.members()) {
+        void repeat(60, async () => {
+          const stream = await offender.node.open(id, RECORD_SYNC_PROTOCOL)
+          stream.send(Uint8Array.of(...int32(2 * 2 ** 20), 123))
+          company.did()
+        })
+      }
+    },
+  },
+  {
     name: 'idle-connections',
     does: 'a thousand connections to each port of which none says anything',
     refused: undefined,
@@ -296,6 +311,23 @@ export const ATTACKS: readonly Attack[] = [
         const record = signRecord(offender.record(at), offender.certificate, offender.identity.sign)
         await offender.node.publish(TOPICS.records, record)
         company.did()
+      })
+    },
+  },
+  {
+    name: 'repeated-news',
+    does: "repeats another member's signed news as fast as that one could never tell it",
+    refused: refusedWith('BAD_NEWS'),
+    mount: async (company) => {
+      const offender = await joinAsMember(company)
+      const { seed, certificate } = stolenDevice(company.victim)
+      const victim = identityFromSeed(seed)
+      void repeat(400, async (at) => {
+        // Told by the offender: what the victim itself may say must not be used up by it.
+        const record = signRecord(recordOf(victim.id, at), certificate, victim.sign)
+        await offender.node.publish(TOPICS.records, record)
+        company.did()
+        await pause(10)
       })
     },
   },

@@ -34,6 +34,8 @@ export type Round = {
 export class BadCompany {
   readonly #fleet: SimulatedFleet
   readonly #images: ImageSet
+  /** Ids of the honest devices. */
+  readonly #honest = new Set<string>()
   #round = 0
 
   private constructor(fleet: SimulatedFleet, images: ImageSet) {
@@ -52,6 +54,8 @@ export class BadCompany {
     cpSync(join(fleet.repository, 'blobs'), join(`${fleet.repository}-old`, 'blobs'), { recursive: true })
     cpSync(join(fleet.repository, 'fleet.json'), join(`${fleet.repository}-old`, 'fleet.json'))
     await fleet.startAll()
+    for (const name of DEVICES)
+      company.#honest.add(((await fleet.ask(name, '/status')) as { readonly device: string }).device)
     return company
   }
 
@@ -74,6 +78,7 @@ export class BadCompany {
       const finishSeconds = (performance.now() - seededMs) / 1_000
       await this.#fleet.end(laptop)
       const refused = attack === undefined || (await this.#wasRefused(attack, seen))
+      await this.#requirePeace(attack, seen)
       const seconds = (performance.now() - startedMs) / 1_000
       const after = await this.#meters()
       // An agent that was taken down is started again by its loader, and must not go unseen.
@@ -135,18 +140,36 @@ export class BadCompany {
     return Number(execFileSync(command, args, { encoding: 'utf8' })) / 1e6
   }
 
-  async #wasRefused({ refused }: Attack, seen: ReadonlyMap<string, number>): Promise<boolean> {
+  async #wasRefused(attack: Attack, seen: ReadonlyMap<string, number>): Promise<boolean> {
+    const { refused } = attack
     if (refused === undefined) return true
     const deadline = performance.now() + REFUSED_WITHIN_MS
     while (performance.now() < deadline) {
       for (const name of DEVICES) {
         const events = await this.#fleet.events(name)
         const isNew = events.filter((event) => event.seq > (seen.get(name) ?? 0))
-        if (isNew.some(({ event, fields }) => event === refused.event && fields['code'] === refused.code)) return true
+        // Of somebody else than an honest device; a copied key is one's.
+        const isMeant = ({ event, fields }: (typeof events)[number]) =>
+          event === refused.event &&
+          fields['code'] === refused.code &&
+          (attack.name === 'cloned-key' || !this.#honest.has(String(fields['peer'])))
+        if (isNew.some(isMeant)) return true
       }
       await pause(100)
     }
     return false
+  }
+
+  /** What an offender does must not set honest devices against each other. */
+  async #requirePeace(attack: Attack | undefined, seen: ReadonlyMap<string, number>): Promise<void> {
+    if (attack?.name === 'cloned-key') return
+    for (const name of DEVICES) {
+      const events = (await this.#fleet.events(name)).filter((event) => event.seq > (seen.get(name) ?? 0))
+      const wrong = events.find(
+        ({ event, fields }) => event === 'peer-refused' && this.#honest.has(String(fields['peer'])),
+      )
+      if (wrong !== undefined) throw new Error(`${name} refused an honest device: ${JSON.stringify(wrong.fields)}`)
+    }
   }
 
   /** Processor time and memory of each device's agent; the peak counts from here on. */
