@@ -43,6 +43,15 @@ make[1]: *** [package/pkg-generic.mk:289: zlib.built] Error 1`)
     })
   })
 
+  it('forgets what was said before it went on, and finds the error of the package that failed', () => {
+    const { error } = follow(`>>> host-tar 1.35 Configuring
+conftest.c:10: error: unknown type name 'foo'
+>>> zlib 1.3 Building
+zlib.c:7: error: this one stops it
+make[1]: *** [zlib.built] Error 1`)
+    expect(error).toMatchObject({ package: 'zlib', line: 'zlib.c:7: error: this one stops it' })
+  })
+
   it.each([
     ['patching file a.c\nHunk #1 FAILED at 3.', 'Hunk #1 FAILED at 3.'],
     [

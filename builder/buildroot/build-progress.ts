@@ -46,6 +46,8 @@ export class BuildProgress {
     const [, name, , step] = STEP.exec(line) ?? []
     if (name !== undefined && step !== undefined) {
       this.#begun.add(name)
+      // It went on to another package: what was said before was no error, or not one that stops.
+      if (name !== this.#error?.package) this.#error = undefined
       this.step = { package: name, step, begun: this.#begun.size, total: Math.max(this.#total, this.#begun.size) }
       return this.step
     }
@@ -55,11 +57,8 @@ export class BuildProgress {
     return undefined
   }
 
-  /** The first real error, or the first rule that failed; undefined when nothing was said. */
+  /** The first real error of the package that failed, or the first rule that did; undefined when nothing was said. */
   get error(): BuildError | undefined {
-    // An error that a configure script printed on its way, in a package that went on, is not what stopped the build.
-    const late =
-      this.#error !== undefined && this.#stopped !== undefined && this.#error.package !== this.#stopped.package
-    return late ? this.#stopped : (this.#error ?? this.#stopped)
+    return this.#error ?? this.#stopped
   }
 }

@@ -179,6 +179,13 @@ BR2_cortex_a53=y
     })
   })
 
+  it('takes only a later member of a choice for its winner, and minds no symbol that is wished away', () => {
+    // The later one was dropped, so the earlier one is there: that is a loss.
+    const [finding] = check('BR2_cortex_a53=y\nBR2_cortex_a7=y\n', 'BR2_cortex_a53=y\n')
+    expect(finding).toMatchObject({ verdict: 'dropped', setting: { symbol: 'BR2_cortex_a7' } })
+    expect(check('# BR2_NO_SUCH_THING is not set\n', '')).toEqual([])
+  })
+
   it('says so when a symbol can only be selected', () => {
     expect(check('BR2_USE_MMU=y\n', '')[0]?.why).toBe('it cannot be set: only others select it')
   })

@@ -51,12 +51,13 @@ function namesIn(directory: string): readonly string[] {
 /**
  * Builds a configured workspace. Output goes to `build.log` of the workspace; what is watched are the steps.
  * Interrupted, it goes on where it was: Buildroot's stamps say what is done.
+ * @param targets - make targets, one after another
  * @throws FlotillaError NOT_FOUND naming all missing host packages, NOT_ENOUGH_SPACE, BUILD_FAILED with the first error
  */
 export async function compileWorkspace(
   place: BuildPlace,
   workspace: Workspace,
-  target: string,
+  targets: readonly string[],
   onStep: (step: BuildStep) => void,
   signal: AbortSignal,
 ): Promise<void> {
@@ -77,8 +78,10 @@ export async function compileWorkspace(
       const step = progress.take(line)
       if (step !== undefined) onStep(step)
     }
-    const { code } = await runMake(place, [target], { onLine, signal })
-    if (code !== 0) throw failed(target, progress.error, join(workspace.generated, 'build.log'))
+    for (const target of targets) {
+      const { code } = await runMake(place, [target], { onLine, signal })
+      if (code !== 0) throw failed(target, progress.error, join(workspace.generated, 'build.log'))
+    }
   } finally {
     closeSync(log)
   }

@@ -36,7 +36,8 @@ export async function configureWorkspace(
     writeFileSync(path, text)
     if (executable) chmodSync(path, 0o755)
   }
-  const place = { buildroot: buildroot.path, output: workspace.output, externals: plan.externals, variables: {} }
+  const { output, downloads } = workspace
+  const place = { buildroot: buildroot.path, output, downloads, externals: plan.externals, variables: {} }
   const made = await runMake(place, ['-s', 'defconfig', `BR2_DEFCONFIG=${plan.defconfig}`])
   if (made.code !== 0)
     throw new FlotillaError('BAD_CONFIG', `configure ${workspace.name}: make defconfig failed: ${tail(made.output)}`)

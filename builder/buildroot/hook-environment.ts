@@ -8,6 +8,9 @@ export type HookPlaces = {
   /** The project, or the SkiffOS checkout in its place. */
   readonly home: string
   readonly buildroot: string
+  /** Of the layers: `git describe`, and the commit. */
+  readonly version: string
+  readonly commit: string
 }
 
 /**
@@ -19,12 +22,14 @@ export type HookPlaces = {
 export function hookEnvironment(
   { layers }: Pick<Composition, 'layers'>,
   workspace: Workspace,
-  { home, buildroot }: HookPlaces,
+  { home, buildroot, version, commit }: HookPlaces,
 ): Readonly<Record<string, string>> {
   const named = layers.filter(({ name }) => !name.startsWith('('))
   const searched = layers.filter(({ name }) => !name.startsWith('(base)'))
   return {
     BUILDROOT_DIR: buildroot,
+    SKIFF_VERSION: version,
+    SKIFF_VERSION_COMMIT: commit,
     SKIFF_ROOT_DIR: home,
     SKIFF_CONFIGS_DIR: join(home, 'configs'),
     SKIFF_OVERRIDES_DIR: join(home, 'overrides'),

@@ -38,8 +38,8 @@ export function planConfigure(
     ['BR2_GLOBAL_PATCH_DIR', composition.patches.buildroot],
     ['BR2_ROOTFS_OVERLAY', composition.overlays],
     ['BR2_ROOTFS_USERS_TABLES', composition.users],
-    ['BR2_ROOTFS_POST_BUILD_SCRIPT', hookScript(composition, 'pre', environment, put)],
-    ['BR2_ROOTFS_POST_IMAGE_SCRIPT', hookScript(composition, 'post', environment, put)],
+    ['BR2_ROOTFS_POST_BUILD_SCRIPT', hookScript(composition, workspace, 'pre', environment, put)],
+    ['BR2_ROOTFS_POST_IMAGE_SCRIPT', hookScript(composition, workspace, 'post', environment, put)],
   ]
   if (composition.permissions.length > 0)
     wiring.push(['BR2_ROOTFS_DEVICE_TABLE', ['system/device_table.txt', ...composition.permissions]])
@@ -55,7 +55,9 @@ export function planConfigure(
     wiring.push(['BR2_PACKAGE_BUSYBOX_CONFIG_FRAGMENT_FILES', fragments('busybox')])
   if (composition.cflags.length > 0) wiring.push(['BR2_TARGET_OPTIMIZATION', composition.cflags])
   const wired = wiring.filter(([, values]) => values.length > 0)
-  const names = new Set([...WIRING, ...wiring.map(([symbol]) => symbol)])
+  // A layer may name a table of modes itself, as long as no layer brings one in its own directory.
+  const replaced = WIRING.filter((symbol) => symbol !== 'BR2_ROOTFS_DEVICE_TABLE')
+  const names = new Set([...replaced, ...wiring.map(([symbol]) => symbol)])
   const own = [...symbols.buildroot.values()].map(({ setting }) => setting).filter(({ symbol }) => !names.has(symbol))
   const joined = wired.map(([symbol, values]) => ({ symbol, value: `"${values.join(' ')}"` }))
   const defconfig = put('buildroot/defconfig', formatSettings([...own, ...joined]))
@@ -76,6 +78,7 @@ function byFile(settings: readonly Setting[]): readonly (readonly Setting[])[] {
 /** One script that runs the hooks of all layers in order; the first that fails stops the build and is named. */
 function hookScript(
   { hooks, layers }: Composition,
+  workspace: Workspace,
   moment: 'pre' | 'post',
   environment: Readonly<Record<string, string>>,
   put: (name: string, text: string, executable: boolean) => string,
@@ -88,7 +91,7 @@ function hookScript(
 SKIFF_CURRENT_CONF_DIR=${quoted(path)} bash ${quoted(script)} "$@" || { echo ${quoted(`hook ${script} failed`)} >&2; exit 1; }
 `
   })
-  const text = `#!/bin/bash\n# Generated: the ${moment} hooks of the layers.\nset -eo pipefail\n${variables.join('')}${steps.join('')}`
+  const text = `#!/bin/bash\n# Generated: the ${moment} hooks of the layers.\nset -eo pipefail\n${variables.join('')}export PATH=${quoted(join(workspace.output, 'host/bin'))}:"$PATH"\ncd ${quoted(workspace.output)}\n${steps.join('')}`
   return [put(`hooks/${moment}.sh`, text, true)]
 }
 

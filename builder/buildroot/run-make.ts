@@ -6,6 +6,8 @@ export type BuildPlace = {
   readonly buildroot: string
   /** `O=`: absolute, without spaces. */
   readonly output: string
+  /** BR2_DL_DIR: where source archives are kept. */
+  readonly downloads: string
   /** BR2_EXTERNAL trees, in order. */
   readonly externals: readonly string[]
   /** Given to make as they are: FLOTILLA_PROGRAMS, where the agent's bundle is. */
@@ -54,7 +56,11 @@ export function runMake(
 ): Promise<MakeResult> {
   const list = makeArguments(place, args)
   return new Promise((resolve, reject) => {
-    const child = spawn('make', list, { env: buildEnvironment(environment), stdio: ['ignore', 'pipe', 'pipe'], signal })
+    const child = spawn('make', list, {
+      env: { ...buildEnvironment(environment), BR2_DL_DIR: place.downloads },
+      stdio: ['ignore', 'pipe', 'pipe'],
+      signal,
+    })
     let text = ''
     let rest = ''
     const take = (part: string) => {
@@ -72,7 +78,10 @@ export function runMake(
 
 /** Runs `make` of Buildroot with this process's terminal. @returns its exit code */
 export function runMakeOnTerminal(place: BuildPlace, args: readonly string[]): Promise<number> {
-  return runInherited('make', makeArguments(place, args), buildEnvironment(process.env))
+  return runInherited('make', makeArguments(place, args), {
+    ...buildEnvironment(process.env),
+    BR2_DL_DIR: place.downloads,
+  })
 }
 
 /** Runs a program with this process's terminal. @returns its exit code. @throws FlotillaError NOT_FOUND */

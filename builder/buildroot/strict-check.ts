@@ -51,6 +51,7 @@ export function checkStrictly(
     const found = config.get(symbol) ?? 'n'
     const add = (verdict: Finding['verdict'], why: string) => findings.push({ verdict, setting, found, why })
     const definitions = tree.symbols.get(symbol) ?? []
+    if (!isSet(setting.value) && !isSet(found)) continue
     if (definitions.length === 0) add('unknown', 'no Kconfig file defines it')
     else if (tree.legacy.has(symbol) && isSet(setting.value))
       add('legacy', 'it was removed; Config.in.legacy says by what it was replaced')
@@ -85,7 +86,10 @@ function winnerOf(
 ): MergedSymbol | undefined {
   const choices = definitions.flatMap(({ choice }) => choice ?? [])
   if (choices.length === 0) return undefined
-  return [...requested.values()].find(({ setting }) => {
+  // In the order in which they were set: of two members the later one wins, an earlier one only where the later was dropped.
+  const list = [...requested.values()]
+  const after = list.slice(list.findIndex(({ setting }) => definitions.some(({ name }) => name === setting.symbol)) + 1)
+  return after.find(({ setting }) => {
     const others = tree.symbols.get(setting.symbol) ?? []
     const isMember = others.some(({ choice }) => choice !== undefined && choices.includes(choice))
     return isMember && setting.value === 'y' && valueOf(setting.symbol) === 'y'

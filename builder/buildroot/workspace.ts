@@ -1,10 +1,15 @@
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { FlotillaError, isFlotillaError } from '../../protocol/errors.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
 
 /** What a workspace was configured from last. */
-export type WorkspaceState = { readonly config: string; readonly sha256: string; readonly buildroot: string }
+export type WorkspaceState = {
+  readonly config: string
+  readonly sha256: string
+  readonly buildroot: string
+  readonly cflags: string
+}
 
 const MAX_STATE_BYTES = 65_536
 
@@ -32,6 +37,9 @@ export class Workspace {
 
   make(): void {
     for (const path of [this.output, this.generated, this.downloads]) mkdirSync(path, { recursive: true })
+    // SkiffOS's hooks speak of `output/images`.
+    const link = join(this.output, 'output')
+    if (!existsSync(link)) symlinkSync('.', link)
   }
 
   /** What it was configured from, undefined when it never was or that cannot be read. */
@@ -41,7 +49,7 @@ export class Workspace {
     try {
       const json = shape.object(parseJson(readFileSync(file), file, MAX_STATE_BYTES), file)
       const text = (key: string) => shape.string(json[key], `${file}: ${key}`, 16_384)
-      return { config: text('config'), sha256: text('sha256'), buildroot: text('buildroot') }
+      return { config: text('config'), sha256: text('sha256'), buildroot: text('buildroot'), cflags: text('cflags') }
     } catch (error) {
       if (isFlotillaError(error)) return undefined // configured anew
       throw error

@@ -1,11 +1,13 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { Command } from 'commander'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { formatAge, LiveView } from '../../protocol/terminal/print.ts'
 import type { BuildStep } from '../buildroot/build-progress.ts'
 import { compileWorkspace } from '../buildroot/compile.ts'
-import { type Configured, configureWorkspace } from '../buildroot/configure.ts'
+import { checkBuiltFragments, readBuiltConfig } from '../buildroot/built-programs.ts'
+import { type Configured, configureWorkspace, readWaivers } from '../buildroot/configure.ts'
 import { type Buildroot, findBuildroot } from '../buildroot/find-buildroot.ts'
 import { hookEnvironment } from '../buildroot/hook-environment.ts'
 import { configDelta, menuOf } from '../buildroot/menuconfig-delta.ts'
@@ -13,7 +15,7 @@ import { type BuildPlace, runInherited, runMakeOnTerminal } from '../buildroot/r
 import { isError } from '../buildroot/strict-check.ts'
 import { Workspace } from '../buildroot/workspace.ts'
 import { type Composition, composeLayers } from '../layers/compose-layers.ts'
-import { type FragmentKind, formatSettings, mergeSettings, parseFragment } from '../layers/kconfig-fragment.ts'
+import { formatSettings, mergeSettings, parseFragment } from '../layers/kconfig-fragment.ts'
 import { pathVariable } from '../layers/layer.ts'
 import { openCatalogue, openChain, type Surroundings, workspaceName } from '../layers/open-chain.ts'
 import { layerCommand, surroundings, type WhereOptions } from './layers-commands.ts'
@@ -22,11 +24,12 @@ import { layerCommand, surroundings, type WhereOptions } from './layers-commands
 export function configureCommand(): Command {
   return layerCommand(
     'configure',
-    'merge the layers into a Buildroot configuration and check that every setting took effect',
+    'merge the layers into a Buildroot configuration and check that every Buildroot setting took effect',
   )
     .addHelpText(
       'after',
       `
+Kernel, BusyBox and U-Boot fragments are checked when they are built, by compile.
 Buildroot is taken from BUILDROOT_DIR, else from a cached checkout, else cloned.
 A setting that was lost is an error; a layer that knows may waive it in metadata/waivers ("SYMBOL reason").
 
@@ -75,16 +78,31 @@ async function inWorkspace<T>(options: WhereOptions, work: (prepared: Prepared) 
     const variables = hookEnvironment(composition, workspace, {
       home: where.skiffos ?? where.root,
       buildroot: buildroot.path,
+      version: gitSays(where.skiffos ?? where.root, 'describe', '--always', '--tags', '--dirty'),
+      commit: gitSays(where.skiffos ?? where.root, 'rev-parse', 'HEAD'),
     })
     const place = {
       buildroot: buildroot.path,
       output: workspace.output,
+      downloads: workspace.downloads,
       externals: composition.externals,
       variables: programs(where.root),
     }
     return await work({ composition, workspace, buildroot, place, config, variables })
   } finally {
     unlock()
+  }
+}
+
+/** What git says of the layers, `unknown` where they are in no repository. */
+function gitSays(directory: string, ...args: string[]): string {
+  try {
+    return execFileSync('git', ['-C', directory, ...args], {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    }).trim()
+  } catch {
+    return 'unknown'
   }
 }
 
@@ -95,16 +113,25 @@ function programs(root: string): Readonly<Record<string, string>> {
   return found === undefined ? {} : { FLOTILLA_PROGRAMS: found }
 }
 
+function hasAgent({ composition }: Prepared): boolean {
+  return composition.symbols.buildroot.get('BR2_PACKAGE_FLOTILLA_AGENT')?.setting.value === 'y'
+}
+
 /** @throws FlotillaError NOT_FOUND when the agent goes into the image and was not bundled */
-function requireAgent({ composition, place }: Prepared): void {
-  const wanted = composition.symbols.buildroot.get('BR2_PACKAGE_FLOTILLA_AGENT')?.setting.value === 'y'
-  if (wanted && place.variables['FLOTILLA_PROGRAMS'] === undefined)
+function requireAgent(prepared: Prepared): void {
+  if (hasAgent(prepared) && prepared.place.variables['FLOTILLA_PROGRAMS'] === undefined)
     throw new FlotillaError('NOT_FOUND', 'compile: the agent is not bundled; run npm run bundle first')
 }
 
 async function configure({ composition, workspace, buildroot, config, variables }: Prepared): Promise<Configured> {
   const configured = await configureWorkspace(composition, buildroot, workspace, variables)
-  if (configured.errors === 0) workspace.save({ config, sha256: composition.sha256, buildroot: buildroot.version })
+  if (configured.errors === 0)
+    workspace.save({
+      config,
+      sha256: composition.sha256,
+      buildroot: buildroot.version,
+      cflags: composition.cflags.join(' '),
+    })
   return configured
 }
 
@@ -127,6 +154,11 @@ async function configureIfStale(prepared: Prepared): Promise<void> {
   const configured = await configure(prepared)
   report(configured.findings)
   refuseLost(prepared, configured)
+  // Buildroot rebuilds nothing for it.
+  if (state !== undefined && state.cflags !== composition.cflags.join(' '))
+    process.stderr.write(
+      'note: the compiler flags changed; what is built already keeps the old ones until flotilla br clean\n',
+    )
 }
 
 /** `flotilla compile`: the images of a choice of layers. */
@@ -146,11 +178,35 @@ export function compileCommand(): Command {
           const of = total > begun ? `${begun} of ${total}` : String(begun)
           view.draw([`package ${of}  ${name}: ${step}  (${formatAge((performance.now() - startedMs) / 1_000)})`])
         }
-        await compileWorkspace(place, workspace, composition.buildTarget ?? 'all', onStep, stop.signal)
+        // The agent's package is a copy of a bundle that may be newer than the last build: made anew, it takes a second.
+        const targets = [...(hasAgent(prepared) ? ['flotilla-agent-dirclean'] : []), composition.buildTarget ?? 'all']
+        await compileWorkspace(place, workspace, targets, onStep, stop.signal)
+        await refuseLostFragments(prepared)
         process.stderr.write(`built in ${formatAge((performance.now() - startedMs) / 1_000)}\n`)
         process.stdout.write(`${join(workspace.output, 'images')}\n`)
       })
     })
+}
+
+/** @throws FlotillaError BAD_CONFIG when a program that was built lost a setting of its fragments */
+async function refuseLostFragments({ composition, place, workspace }: Prepared): Promise<void> {
+  const configs = {
+    kernel: await readBuiltConfig('kernel', place),
+    busybox: await readBuiltConfig('busybox', place),
+    uboot: await readBuiltConfig('uboot', place),
+  }
+  const waivers = readWaivers(composition)
+  const findings = checkBuiltFragments(composition, configs).map((finding) => ({
+    ...finding,
+    waived: waivers.get(finding.setting.symbol),
+  }))
+  report(findings)
+  const lost = findings.filter((finding) => isError(finding) && finding.waived === undefined).length
+  if (lost > 0)
+    throw new FlotillaError(
+      'BAD_CONFIG',
+      `compile ${workspace.name}: ${lost} settings of kernel, BusyBox or U-Boot were lost; the images are not to be used`,
+    )
 }
 
 /** `flotilla br TARGET`: any target of Buildroot, with the terminal; what a menu changed is kept as an override. */
@@ -199,11 +255,23 @@ export function cmdCommand(): Command {
 
 async function runTarget({ place, workspace }: Prepared, target: string, where: Surroundings): Promise<number> {
   const kind = menuOf(target)
-  const before = kind === undefined ? undefined : readConfigOf(kind, workspace)
+  if (kind === undefined) return runMakeOnTerminal(place, [target])
+  // Without a configuration to compare with, everything in it would count as changed by hand.
+  const program = /^(\w+)-/.exec(target)?.[1]
+  if (program !== undefined && (await readBuiltConfig(kind, place)) === undefined) {
+    const code = await runMakeOnTerminal(place, [`${program}-configure`])
+    if (code !== 0) return code
+  }
+  const before = await readBuiltConfig(kind, place)
   const code = await runMakeOnTerminal(place, [target])
-  const after = kind === undefined ? undefined : readConfigOf(kind, workspace)
-  if (kind === undefined || after === undefined || code !== 0) return code
-  const delta = configDelta(before ?? '', after)
+  const after = await readBuiltConfig(kind, place)
+  if (code !== 0) return code
+  if (before === undefined || after === undefined)
+    throw new FlotillaError(
+      'NOT_FOUND',
+      `br ${target}: the configuration is not where Buildroot says; the changes are not kept as an override`,
+    )
+  const delta = configDelta(before, after)
   if (delta.length === 0) return code
   const directory = join(where.skiffos ?? where.root, 'overrides/workspaces', workspace.name, kind)
   const file = join(directory, 'zz-menuconfig')
@@ -213,21 +281,6 @@ async function runTarget({ place, workspace }: Prepared, target: string, where: 
   writeFileSync(file, formatSettings([...mergeSettings([...earlier, ...later]).values()].map(({ setting }) => setting)))
   process.stderr.write(`${delta.length} settings are kept in ${file}\n`)
   return code
-}
-
-/** The `.config` of a program in the workspace; undefined as long as its source was not unpacked. */
-function readConfigOf(kind: FragmentKind, { output }: Workspace): string | undefined {
-  const prefix = { buildroot: '', kernel: 'linux-', busybox: 'busybox-', uboot: 'uboot-' }[kind]
-  const build = join(output, 'build')
-  const directories = kind === 'buildroot' ? [output] : namesIn(build, prefix).map((name) => join(build, name))
-  const file = directories.map((directory) => join(directory, '.config')).find((path) => existsSync(path))
-  return file === undefined ? undefined : readFileSync(file, 'utf8')
-}
-
-function namesIn(directory: string, prefix: string): readonly string[] {
-  return existsSync(directory)
-    ? readdirSync(directory).filter((name) => /^\d/.test(name.slice(prefix.length)) && name.startsWith(prefix))
-    : []
 }
 
 function report(findings: Configured['findings']): void {

@@ -1,12 +1,14 @@
 import { join, resolve } from 'node:path'
 import { Command, Option } from 'commander'
-import { FlotillaError } from '../../protocol/errors.ts'
+import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { printRows } from '../../protocol/terminal/print.ts'
 import { readBoard } from '../layers/board.ts'
 import { describeProof, readProofs } from '../layers/board-proof.ts'
 import { type Composition, composeLayers } from '../layers/compose-layers.ts'
 import { explainSymbol } from '../layers/explain-symbol.ts'
+import type { FoundLayer, LayerCatalogue } from '../layers/find-layers.ts'
 import { FRAGMENT_KINDS } from '../layers/kconfig-fragment.ts'
+import type { Layer } from '../layers/layer.ts'
 import { openCatalogue, openChain, type Surroundings, workspaceName } from '../layers/open-chain.ts'
 
 export type WhereOptions = { root: string; skiffos?: string; workspace?: string; config?: string; json?: boolean }
@@ -62,8 +64,9 @@ export function boardsCommand(): Command {
       const where = surroundings(options)
       const catalogue = openCatalogue(where)
       const proofs = readProofs(join(where.root, 'configs/proof.json'))
-      const rows = catalogue.list().flatMap(({ name }) => {
-        const board = readBoard(catalogue.get(name, 'boards'))
+      const rows = readable(catalogue, catalogue.list()).flatMap((layer) => {
+        const { name } = layer
+        const board = readBoard(layer)
         return board === undefined ? [] : [{ ...board, proof: describeProof(proofs, name) }]
       })
       printRows(
@@ -88,9 +91,7 @@ function listCommand(): Command {
     .option('--all', 'also those that are only meant for other layers')
     .action((options: WhereOptions & { all?: boolean }) => {
       const catalogue = openCatalogue(surroundings(options))
-      const rows = catalogue
-        .list()
-        .map(({ name, shadows }) => ({ shadows, ...catalogue.get(name, 'layers list') }))
+      const rows = readable(catalogue, catalogue.list())
         .filter(({ metadata }) => options.all === true || !metadata.unlisted)
         .map(({ name, path, metadata, shadows }) => ({ name, path, ...metadata, shadows }))
       printRows(
@@ -103,6 +104,22 @@ function listCommand(): Command {
         options,
       )
     })
+}
+
+/** The layers that can be read; of the others it is said why not, and a list is a list all the same. */
+function readable(
+  catalogue: LayerCatalogue,
+  found: readonly FoundLayer[],
+): readonly (Layer & Pick<FoundLayer, 'shadows'>)[] {
+  for (const problem of catalogue.problems) process.stderr.write(`warning: ${problem}\n`)
+  return found.flatMap(({ name, shadows }) => {
+    try {
+      return [{ ...catalogue.get(name, 'list layers'), shadows }]
+    } catch (error) {
+      process.stderr.write(`warning: ${messageOf(error)}\n`)
+      return []
+    }
+  })
 }
 
 function showCommand(): Command {

@@ -22,7 +22,7 @@ export type Board = {
   readonly name: string
   readonly arch: string
   readonly family: BootFamily
-  /** Device-tree compatibles, or DMI names where `*` stands for anything: what a release's description carries. */
+  /** Device-tree compatibles, a name of our own where there is no device tree: what a release carries, compared as it is. */
   readonly hardware: readonly string[]
   readonly kernel: string
   readonly bootloader: string

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { type FragmentKind, type MergedSymbol, mergeSettings, parseFragment, type Setting } from './kconfig-fragment.ts'
@@ -98,7 +98,7 @@ export function composeLayers({ base, requested, overrides, lenient }: Chain): C
     buildTarget: layers.find((layer) => layer.metadata.buildTarget !== undefined)?.metadata.buildTarget,
     warnings: [
       ...problems,
-      ...wiringWarnings(symbols.buildroot, [...base.pre, ...base.post]),
+      ...wiringWarnings(symbols.buildroot, [...base.pre, ...base.post], files('permissions').length > 0),
       ...cflagsWarning(symbols.buildroot, files('cflags')),
     ],
     sha256: hashTrees(layers),
@@ -147,8 +147,13 @@ function requireUnique(names: readonly string[], paths: readonly string[]): void
 }
 
 /** The base layers of SkiffOS set them to placeholders, which is no slip. */
-function wiringWarnings(symbols: ReadonlyMap<string, MergedSymbol>, base: readonly Layer[]): readonly string[] {
+function wiringWarnings(
+  symbols: ReadonlyMap<string, MergedSymbol>,
+  base: readonly Layer[],
+  hasPermissions: boolean,
+): readonly string[] {
   return WIRING.flatMap((symbol) => {
+    if (symbol === 'BR2_ROOTFS_DEVICE_TABLE' && !hasPermissions) return []
     const setting = symbols.get(symbol)?.setting
     return setting === undefined || base.some(({ path }) => setting.file.startsWith(`${path}/`))
       ? []
@@ -173,6 +178,10 @@ function hashTrees(layers: readonly Layer[]): string {
     else if (stat.isDirectory())
       for (const entry of readdirSync(path).sort()) add(join(path, entry), `${name}/${entry}`)
   }
-  for (const layer of layers) add(layer.path, layer.name)
+  for (const { path, name } of layers) {
+    // A layer, and a directory of one, may be a link: what counts is what it leads to. Links inside overlays are content.
+    const home = realpathSync(path)
+    for (const entry of readdirSync(home).sort()) add(realpathSync(join(home, entry)), `${name}/${entry}`)
+  }
   return hash.digest('hex')
 }

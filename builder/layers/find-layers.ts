@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import { FlotillaError } from '../../protocol/errors.ts'
+import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { type Layer, pathVariable, readLayer, requireLayerName } from './layer.ts'
 
 /** Where layers are looked for. */
@@ -19,11 +19,14 @@ export type FoundLayer = { readonly name: string; readonly path: string; readonl
  * Precedence as SkiffOS has it: variable, extra paths from left to right, built-in.
  */
 export class LayerCatalogue {
+  /** What is odd about layers that are found here; it stops only those who ask for them. */
+  readonly problems: string[] = []
   readonly #found = new Map<string, FoundLayer>()
+  readonly #doubtful = new Map<string, FlotillaError>()
   readonly #environment: LayerSources['environment']
   readonly #read = new Map<string, Layer>()
 
-  /** @throws FlotillaError NOT_FOUND for a root that is not there, BAD_CONFIG for two layers that cannot be told apart */
+  /** @throws FlotillaError NOT_FOUND for a root that is not there */
   constructor({ roots, environment }: LayerSources) {
     this.#environment = environment
     const variables = new Map<string, string>()
@@ -41,7 +44,12 @@ export class LayerCatalogue {
   }
 
   #add(name: string, path: string, variables: Map<string, string>): void {
-    requireLayerName(name, path)
+    try {
+      requireLayerName(name, path)
+    } catch (error) {
+      this.problems.push(messageOf(error)) // nobody can ask for it by that name
+      return
+    }
     const known = this.#found.get(name)
     if (known !== undefined) {
       this.#found.set(name, { ...known, shadows: [...known.shadows, path] })
@@ -49,16 +57,16 @@ export class LayerCatalogue {
     }
     const variable = pathVariable(name)
     const other = variables.get(variable)
-    if (other !== undefined)
-      throw new FlotillaError(
-        'BAD_CONFIG',
-        `layers ${other} and ${name} (${path}) share the variable ${variable}; rename one of them`,
-      )
+    if (other !== undefined) {
+      const message = `layers ${other} and ${name} (${path}) share the variable ${variable}; rename one of them`
+      this.problems.push(message)
+      for (const one of [other, name]) this.#doubtful.set(one, new FlotillaError('BAD_CONFIG', message))
+    }
     variables.set(variable, name)
     this.#found.set(name, { name, path, shadows: [] })
   }
 
-  /** All layers by name, with those that only a variable names. */
+  /** All layers that were found, by name. */
   list(): readonly FoundLayer[] {
     return [...this.#found.values()].map((found) => this.#overridden(found)).sort((a, b) => (a.name < b.name ? -1 : 1))
   }
@@ -72,9 +80,11 @@ export class LayerCatalogue {
 
   /**
    * @param wantedBy - who asks for it, for the message
-   * @throws FlotillaError NOT_FOUND with the nearest names, BAD_CONFIG when its metadata is malformed
+   * @throws FlotillaError NOT_FOUND with the nearest names, BAD_CONFIG when its metadata is malformed or it shares its variable
    */
   get(name: string, wantedBy: string): Layer {
+    const doubt = this.#doubtful.get(name)
+    if (doubt !== undefined) throw doubt
     const read = this.#read.get(name)
     if (read !== undefined) return read
     const found = this.#overridden(this.#found.get(name) ?? { name, path: '', shadows: [] })

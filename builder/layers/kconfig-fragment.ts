@@ -30,7 +30,7 @@ export function parseFragment(
 ): readonly Setting[] {
   return text.split('\n').flatMap((raw, at) => {
     const line = raw.trim()
-    const unset = /^# ?([A-Za-z0-9_]+) is not set$/.exec(line)?.[1]
+    const unset = /^# ([A-Za-z0-9_]+) is not set$/.exec(line)?.[1]
     if (unset === undefined && (line === '' || line.startsWith('#'))) return []
     const [, symbol = unset, value = 'n'] = /^([A-Za-z0-9_]+)=(.*)$/.exec(line) ?? []
     const where = `${file}:${at + 1}`
@@ -44,8 +44,13 @@ export function parseFragment(
       onProblem(misplaced(kind, symbol, where))
       return []
     }
-    return [{ symbol, value: value.startsWith('"') ? value : value.replace(/\s+#.*$/, ''), file, line: at + 1 }]
+    return [{ symbol, value: withoutComment(value), file, line: at + 1 }]
   })
+}
+
+/** Kconfig itself knows no comment behind a value; people write them. */
+function withoutComment(value: string): string {
+  return /^("(?:[^"\\]|\\.)*")\s*(#.*)?$/.exec(value)?.[1] ?? value.replace(/\s+#.*$/, '')
 }
 
 function misplaced(kind: FragmentKind, symbol: string, where: string): FlotillaError {

@@ -171,7 +171,7 @@ describe('the order of layers', () => {
 
 describe('a Kconfig fragment', () => {
   it('is settings with their lines; n and "is not set" are the same', () => {
-    const text = '# a comment\n\nBR2_A=y\n# BR2_B is not set\nBR2_C="x # y"\nBR2_D=n\n'
+    const text = '# a comment\n\nBR2_A=y\n# BR2_B is not set\nBR2_C="x # y" # why\nBR2_D=n\n#BR2_E is not set\n'
     expect(parseFragment('buildroot', text, 'f').map(({ symbol, value, line }) => [symbol, value, line])).toEqual([
       ['BR2_A', 'y', 3],
       ['BR2_B', 'n', 4],
@@ -335,6 +335,16 @@ describe('a chain of layers', () => {
     expect(compose('a/a').sha256).toBe(before)
     write({ 'configs/a/a/root_overlay/etc/x': '2' })
     expect(compose('a/a').sha256).not.toBe(before)
+    // Also behind a link, to a layer or to a directory of one.
+    write({
+      'elsewhere/tree/external.mk': '',
+      'elsewhere/tree/external.desc': 'name: E\n',
+      'elsewhere/tree/Config.in': '',
+    })
+    symlinkSync(join(root, 'elsewhere/tree'), join(root, 'configs/a/a/buildroot_ext'))
+    const linked = compose('a/a').sha256
+    write({ 'elsewhere/tree/Config.in': '# changed' })
+    expect(compose('a/a').sha256).not.toBe(linked)
   })
 
   it('needs a choice of layers, and cleans the name of a workspace as SkiffOS does', () => {

@@ -110,6 +110,24 @@ describe('a build with the fixture of Buildroot', () => {
     expect(read('workspaces/default/.config')).toContain('BR2_PACKAGE_HELLO_LOUD=y')
   })
 
+  it('refuses images whose kernel lost a setting of its fragments, and keeps what a kernel menu changed', async () => {
+    write({
+      'configs/my/robot/buildroot/kernel': 'BR2_LINUX_KERNEL=y\n',
+      'configs/my/robot/kernel/config': 'CONFIG_SQUASHFS=y\n',
+    })
+    expect((await flotilla('compile')).code).toBe(0)
+    write({ 'configs/my/robot/kernel/more': 'CONFIG_LOST=y\n' })
+    const lost = await flotilla('compile')
+    expect([lost.code, lost.stdout]).toEqual([
+      2,
+      expect.stringMatching(/kernel\/more:1: CONFIG_LOST=y dropped: the kernel that was built has n/),
+    ])
+    write({ 'configs/my/robot/metadata/waivers': 'CONFIG_LOST older kernels only\n' })
+    expect((await flotilla('compile')).code).toBe(0)
+    expect((await flotilla('br', 'linux-menuconfig')).code).toBe(0)
+    expect(read('overrides/workspaces/default/kernel/zz-menuconfig')).toBe('CONFIG_BY_HAND=y\n')
+  })
+
   it('runs commands of layers with the variables that SkiffOS gives them, overrides among the places to look', async () => {
     write({
       'configs/my/robot/metadata/commands': 'where Say where things are\n',

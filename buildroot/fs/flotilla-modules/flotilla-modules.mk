@@ -1,6 +1,6 @@
 ################################################################################
 #
-# modules.squashfs: kernel modules as an image of their own
+# flotilla-modules: modules.squashfs, kernel modules as an image of their own
 #
 ################################################################################
 

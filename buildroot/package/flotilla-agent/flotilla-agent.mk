@@ -4,8 +4,9 @@
 #
 ################################################################################
 
-# The directory with flotilla-agent.mjs; `flotilla compile` bundles it and says
-# where. Nothing is downloaded or compiled here.
+# The directory with flotilla-agent.mjs, as `npm run bundle` makes it;
+# `flotilla compile` says where. Nothing is downloaded or compiled here.
+FLOTILLA_PROGRAMS ?= $(realpath $(BR2_EXTERNAL_FLOTILLA_PATH)/..)/dist
 FLOTILLA_AGENT_VERSION = bundled
 FLOTILLA_AGENT_SITE = $(FLOTILLA_PROGRAMS)
 FLOTILLA_AGENT_SITE_METHOD = local
