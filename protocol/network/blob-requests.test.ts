@@ -34,6 +34,13 @@ describe('a small file', () => {
     expect(asked).toEqual(['a', 'b'])
   })
 
+  it('is asked first of the peer that had the last one', async () => {
+    const { asked, get } = peers({ a: { afterMs: 1, has: false }, b: { afterMs: 1, has: true } })
+    await get()
+    await get()
+    expect(asked).toEqual(['a', 'b', 'b'])
+  })
+
   it('is asked of the next when a peer is silent, which is asked last from then on', async () => {
     const { asked, get } = peers({ mute: 'silent', b: { afterMs: 1, has: true } })
     expect(await get()).toEqual(FILE)

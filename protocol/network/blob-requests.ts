@@ -28,6 +28,8 @@ export class BlobRequests {
   readonly #open = new Map<string, Request[]>()
   /** Peers that kept a question waiting and have answered none since: asked last. */
   readonly #late = new Set<string>()
+  /** Peers whose last answer was a file: asked first. */
+  readonly #helpful = new Set<string>()
 
   /**
    * Asks one peer after another, the next as soon as the one before has nothing or is late.
@@ -39,7 +41,9 @@ export class BlobRequests {
     sha256: string,
     maxBytes: number,
   ): Promise<Uint8Array | undefined> {
-    const ordered = [...ways].sort(([a], [b]) => Number(this.#late.has(a)) - Number(this.#late.has(b)))
+    // Whoever had the last one probably has the next; among many newcomers it is found at once.
+    const rank = (peer: string) => (this.#late.has(peer) ? 2 : this.#helpful.has(peer) ? 0 : 1)
+    const ordered = [...ways].sort(([a], [b]) => rank(a) - rank(b))
     const hedgeMs = Math.min(MAX_HEDGE_MS, HEDGE_MS + maxBytes / HEDGE_RATE)
     const asked: Promise<Uint8Array | undefined>[] = []
     for (const [peer, frames] of ordered) {
@@ -87,6 +91,7 @@ export class BlobRequests {
     const found = createHash('sha256').update(payload).digest('hex')
     this.#late.delete(peer)
     const good = request !== undefined && found === sha256 && payload.length <= request.maxBytes
+    if (good) this.#helpful.add(peer)
     if (request !== undefined) this.#settle(peer, request, good ? payload : undefined)
     return good
   }
@@ -94,6 +99,7 @@ export class BlobRequests {
   /** The peer does not have it. */
   refused(peer: string, sha256: string): void {
     this.#late.delete(peer)
+    this.#helpful.delete(peer)
     for (const request of this.#of(peer)) if (request.sha256 === sha256) this.#settle(peer, request, undefined)
   }
 
@@ -102,6 +108,7 @@ export class BlobRequests {
     for (const request of this.#of(peer)) this.#settle(peer, request, undefined)
     this.#open.delete(peer)
     this.#late.delete(peer)
+    this.#helpful.delete(peer)
   }
 
   /** The longest answer that is waited for: nothing longer is read. */
