@@ -63,6 +63,7 @@ export class Agent {
   readonly #stop = new AbortController()
   readonly #holds: HoldList
   readonly #counters = { fetchedBytes: 0, servedBytes: 0 }
+  #clonedToldMs = -Infinity
   #ended: (end: AgentEnd) => void = () => {}
 
   constructor(config: AgentConfig, slot: string, log: EventLog) {
@@ -335,7 +336,6 @@ export class Agent {
       this.#log.add('error', 'record-failed', { error: messageOf(error) })
     }
   }
-  #clonedToldMs = -Infinity
 
   async #readOwn(name: string): Promise<Uint8Array> {
     try {

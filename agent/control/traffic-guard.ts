@@ -39,6 +39,8 @@ export class TrafficGuard {
   #meteredMs = -Infinity
   readonly #yielding: Yielding
   #yielded: YieldVerdict = { rate: Infinity, queueMs: 0 }
+  #movedBytes = 0
+  #movedMs = performance.now()
   #timer: NodeJS.Timeout | undefined
   verdict: TrafficVerdict = { sendRate: Infinity, receiveRate: Infinity, reasons: [] }
 
@@ -106,8 +108,6 @@ export class TrafficGuard {
     const ask = this.#deps.rules.maxDelayMs > 0 && moved > 0
     this.#yielded = this.#yielding.judge((ask ? await this.#deps.roundTrips() : undefined) ?? [], moved)
   }
-  #movedBytes = 0
-  #movedMs = performance.now()
 
   #judge(more: readonly TrafficWish[]): void {
     const nowMs = performance.now()

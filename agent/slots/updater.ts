@@ -67,6 +67,7 @@ export class Updater {
   #job: { readonly id: string; readonly abort: AbortController } | undefined
   #queue: Promise<void> = Promise.resolve()
   #waitingFor = ''
+  #conflict = ''
   #ticking = false
   #armAfterMs = 0
   #provenSinceMs = Infinity
@@ -207,7 +208,6 @@ export class Updater {
       next: 'two releases are signed under one sequence; publish the right one again under a higher one',
     })
   }
-  #conflict = ''
 
   #facts(): DeviceFacts {
     const running = this.running?.description

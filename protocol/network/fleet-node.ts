@@ -110,6 +110,9 @@ export class FleetNode {
   readonly #admitted = new WeakSet<Connection>()
   /** Streams that members have open now, by protocol and peer. */
   readonly #open = new Map<string, number>()
+  readonly #ports = new Map<4 | 6, number>()
+  readonly #staticNextMs = new Map<string, number>()
+  readonly #staticIds = new Map<string, string>()
   #trimMs = performance.now() + TRIM_MS
   #timer: NodeJS.Timeout | undefined
 
@@ -265,9 +268,6 @@ export class FleetNode {
       }
     }
   }
-  readonly #ports = new Map<4 | 6, number>()
-  readonly #staticNextMs = new Map<string, number>()
-  readonly #staticIds = new Map<string, string>()
 
   get id(): string {
     return this.#options.identity.id
