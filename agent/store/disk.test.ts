@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createHash } from 'node:crypto'
@@ -136,5 +136,34 @@ describe('a full or failing disk', () => {
       code: 'DISK_FAILED',
       message: expect.stringContaining('x/y') as string,
     })
+  })
+})
+
+describe('a directory on a real file system', () => {
+  it('loses no open file, however many are read at once: one that is forgotten is closed by the garbage collector, which ends the agent', async () => {
+    const root = mkdtempSync(join(tmpdir(), 'flotilla-disk-'))
+    const disk = new NodeDisk(root)
+    const names = Array.from({ length: 48 }, (_, at) => `file-${at}`)
+    for (const name of names) {
+      await disk.allocate(name, 16)
+      await disk.write(name, 0, Buffer.from(name))
+    }
+    const opened = () =>
+      readdirSync('/proc/self/fd').filter((fd) => {
+        try {
+          return readlinkSync(`/proc/self/fd/${fd}`).startsWith(root)
+        } catch {
+          return false // closed meanwhile
+        }
+      }).length
+    for (let round = 0; round < 20; round += 1) {
+      // Each three times in the same moment, more of them than are kept open.
+      const reads = [...names, ...names, ...names].map((name) => disk.read(name, 0, 16))
+      await Promise.all([...reads, disk.remove(`gone-${round}`)])
+    }
+    expect(opened()).toBeLessThanOrEqual(32)
+    await disk.close()
+    expect(opened()).toBe(0)
+    rmSync(root, { recursive: true })
   })
 })

@@ -4,10 +4,22 @@ import { join } from 'node:path'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import type { Disk } from './disk.ts'
 
-/** A directory on a real file system. Keeps at most 32 files open. */
+const MAX_OPEN = 32
+
+type OpenFile = {
+  readonly file: Promise<FileHandle>
+  users: number
+  /** To be closed when its last user is done. */
+  leaves: boolean
+  readonly closed: Promise<void>
+  readonly resolve: () => void
+}
+
+/** A directory on a real file system. Keeps at most 32 files open that are not in use. */
 export class NodeDisk implements Disk {
   readonly #root: string
-  readonly #handles = new Map<string, Promise<FileHandle>>()
+  /** By path, used last at the end. */
+  readonly #open = new Map<string, OpenFile>()
 
   constructor(root: string) {
     this.#root = root
@@ -92,9 +104,10 @@ export class NodeDisk implements Disk {
   }
 
   async remove(path: string): Promise<void> {
-    for (const open of [...this.#handles.keys()])
-      if (open === path || open.startsWith(`${path}/`)) await this.#close(open)
+    await this.#closeUnder(path)
     await this.#run(`remove ${path}`, () => rm(this.#at(path), { recursive: true, force: true }))
+    // Opened again while it was being removed: a file of the same name made later is another one.
+    await this.#closeUnder(path)
   }
 
   async list(path: string): Promise<readonly string[]> {
@@ -112,41 +125,78 @@ export class NodeDisk implements Disk {
 
   /** Closes all files. */
   async close(): Promise<void> {
-    for (const path of [...this.#handles.keys()]) await this.#close(path)
+    for (const path of [...this.#open.keys()]) await this.#close(path)
   }
 
   #at(path: string): string {
     return join(this.#root, path)
   }
 
-  /** Runs an action on an open file; once more when the file was closed in between (evicted, or its cache dropped). */
+  /** Runs an action on an open file. While it runs the file is not closed, whatever else happens. */
   async #withHandle<T>(path: string, action: (file: FileHandle) => Promise<T>): Promise<T> {
+    const used = this.#take(path)
     try {
-      return await action(await this.#handle(path))
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EBADF') throw error
-      return action(await this.#handle(path))
+      return await action(await used.file)
+    } finally {
+      used.users -= 1
+      this.#closeIfDone(used)
+      await this.#closeIdle(MAX_OPEN)
     }
   }
 
-  async #handle(path: string): Promise<FileHandle> {
-    const known = this.#handles.get(path)
-    if (known !== undefined) return known
-    while (this.#handles.size >= 32) await this.#close(this.#handles.keys().next().value ?? '')
+  /** Opens the file, or takes the open one. At once, so that nobody can open it a second time: that one would be forgotten. */
+  #take(path: string): OpenFile {
+    const known = this.#open.get(path)
+    const taken = known ?? this.#opened(path)
+    taken.users += 1
+    this.#open.delete(path) // to the end: used last
+    this.#open.set(path, taken)
+    return taken
+  }
+
+  #opened(path: string): OpenFile {
+    void this.#closeIdle(MAX_OPEN - 1)
     // A proven slot may lie on a read-only mount: reading must still work.
-    const opening = open(this.#at(path), 'r+').catch((error: NodeJS.ErrnoException) => {
+    const file = open(this.#at(path), 'r+').catch((error: NodeJS.ErrnoException) => {
       if (error.code === 'EROFS' || error.code === 'EACCES') return open(this.#at(path), 'r')
       throw error
     })
-    this.#handles.set(path, opening)
-    opening.catch(() => this.#handles.delete(path))
-    return opening
+    const { promise: closed, resolve } = Promise.withResolvers<void>()
+    const opened: OpenFile = { file, users: 0, leaves: false, closed, resolve }
+    file.catch(() => {
+      if (this.#open.get(path) === opened) this.#open.delete(path)
+      resolve()
+    })
+    return opened
   }
 
+  /** Closes files that nobody uses, longest unused first, until at most so many are open. */
+  async #closeIdle(most: number): Promise<void> {
+    if (this.#open.size <= most) return
+    const idle = [...this.#open].filter(([, { users }]) => users === 0).map(([path]) => path)
+    await Promise.all(idle.slice(0, this.#open.size - most).map((path) => this.#close(path)))
+  }
+
+  /** Closes a file as soon as nobody uses it; resolves then. */
   async #close(path: string): Promise<void> {
-    const handle = this.#handles.get(path)
-    this.#handles.delete(path)
-    await handle?.then((file) => file.close()).catch(() => {}) // was never opened
+    const leaving = this.#open.get(path)
+    if (leaving === undefined) return
+    this.#open.delete(path)
+    leaving.leaves = true
+    this.#closeIfDone(leaving)
+    await leaving.closed
+  }
+
+  #closeIfDone({ leaves, users, file, resolve }: OpenFile): void {
+    if (!leaves || users > 0) return
+    file
+      .then((handle) => handle.close())
+      .catch(() => {}) // was never opened
+      .finally(resolve)
+  }
+
+  async #closeUnder(path: string): Promise<void> {
+    for (const open of [...this.#open.keys()]) if (open === path || open.startsWith(`${path}/`)) await this.#close(open)
   }
 
   async #run<T>(what: string, action: () => Promise<T>): Promise<T> {
