@@ -16,7 +16,7 @@ import { agentRoutes, type AgentView, buildRecord } from './control/agent-view.t
 import type { EventLog } from './control/event-log.ts'
 import { HoldList } from './control/hold-list.ts'
 import { serveLocalApi } from './control/local-api.ts'
-import { readRoundTrips } from './control/round-trips.ts'
+import { RoundTripWatch } from './control/round-trips.ts'
 import { TrafficGuard } from './control/traffic-guard.ts'
 import { yieldToTheRobot } from './control/yield-to-the-robot.ts'
 import { OwnRecord } from './control/own-record.ts'
@@ -125,13 +125,14 @@ export class Agent {
     const driver = new ExchangeDriver(node, store, exchangeEvents, listener)
     this.#isIdle = (peer) => driver.isIdle(peer)
     const completion = new FileCompletion(store, (chunks) => driver.foundLocally(chunks))
+    const roundTrips = new RoundTripWatch()
     const traffic = await TrafficGuard.open({
       rules: this.#config.traffic,
       file: this.#config.trafficFile,
       persist: this.#persist,
       movedBytes: () => this.#counters.fetchedBytes + this.#counters.servedBytes,
       floorMs: () => timeFloorMs(trust.set),
-      roundTrips: () => readRoundTrips([node.port(4) || node.port(6), this.#config.bulkPort]),
+      roundTrips: () => roundTrips.look([node.port(4) || node.port(6), this.#config.bulkPort]),
       apply: (verdict) => driver.limit({ ...verdict, perPeerRate: this.#config.traffic.perPeerRate }),
     })
     yieldToTheRobot(this.#config.nice)

@@ -4,6 +4,8 @@ export type RoundTrip = {
   readonly rttMs: number
   /** The least that was seen in some minutes: the way without queues. */
   readonly leastMs: number
+  /** Bytes that moved on it, in both directions, since the last look. */
+  readonly movedBytes: number
 }
 
 /** How fast to go so that queues stay short. `Infinity` while nothing speaks against it. */
@@ -33,9 +35,7 @@ export class Yielding {
    * @param moved - bytes per second that were sent and received in it
    */
   judge(trips: readonly RoundTrip[], moved: number): YieldVerdict {
-    // The middle one: a single neighbour that answers late on purpose, or sleeps, is not the link.
-    const queues = trips.map(({ rttMs, leastMs }) => rttMs - leastMs).sort((a, b) => a - b)
-    const queueMs = Math.max(0, queues[Math.floor(queues.length / 2)] ?? 0)
+    const queueMs = middleQueueMs(trips)
     if (this.#targetMs === 0) this.#rate = Infinity
     else if (queueMs > this.#targetMs) {
       this.#rate = Math.max(FLOOR, Math.min(this.#rate, moved) * Math.max(0.5, this.#targetMs / queueMs))
@@ -46,4 +46,21 @@ export class Yielding {
     }
     return { rate: this.#rate, queueMs }
   }
+}
+
+/**
+ * The queueing delay that half of the moved bytes met, or more: one neighbour that answers late on purpose, or sleeps, is not
+ * the link, and connections at rest say nothing about it.
+ */
+function middleQueueMs(trips: readonly RoundTrip[]): number {
+  const queues = trips
+    .map(({ rttMs, leastMs, movedBytes }) => ({ queueMs: Math.max(0, rttMs - leastMs), movedBytes }))
+    .sort((a, b) => b.queueMs - a.queueMs)
+  const half = queues.reduce((sum, { movedBytes }) => sum + movedBytes, 0) / 2
+  let bytes = 0
+  for (const { queueMs, movedBytes } of queues) {
+    bytes += movedBytes
+    if (movedBytes > 0 && bytes >= half) return queueMs
+  }
+  return 0
 }

@@ -19,7 +19,9 @@ describe('a link that others use too', () => {
     fleet = started
     await fleet.init()
     await fleet.release('odroid-xu', '1', images.r1)
-    for (const name of ['a1', 'a2']) await fleet.addDevice(name, 'odroid-xu', 'odroid-xu@1')
+    // A queue grows by some ten milliseconds a second here.
+    const traffic = { maxDelayMs: 40 }
+    for (const name of ['a1', 'a2']) await fleet.addDevice(name, 'odroid-xu', 'odroid-xu@1', { traffic })
     await fleet.startAll()
     const id = await publishNoise(fleet, images, 2, 12_000_000)
     const seeding = await fleet.startFlotilla(['seed', 'a1', 'pi-4@2'])
