@@ -1,3 +1,4 @@
+import { dropOldest } from '../protocol/bounded-map.ts'
 import { FlotillaError, isFlotillaError, messageOf } from '../protocol/errors.ts'
 import { parseRecord, type SignedRecord } from '../protocol/gossip/device-record.ts'
 import { RecordBook } from '../protocol/gossip/record-book.ts'
@@ -156,7 +157,7 @@ export class FleetSync {
     }
     this.#pulls.delete(peer)
     this.#pulls.set(peer, { untilMs: performance.now() + Math.min(MAX_PULL_MS, 1_000 * 2 ** idle), idle })
-    if (this.#pulls.size > MAX_PULLS) this.#pulls.delete(this.#pulls.keys().next().value ?? '')
+    dropOldest(this.#pulls, MAX_PULLS)
   }
 
   async #syncRecords(peer: string): Promise<void> {
@@ -219,7 +220,7 @@ export class FleetSync {
     if (!this.#isAdmitted(signed)) {
       if ((this.#refused.get(device) ?? -1) >= seq) return false
       this.#refused.set(device, seq)
-      if (this.#refused.size > MAX_REFUSED) this.#refused.delete(this.#refused.keys().next().value ?? '')
+      dropOldest(this.#refused, MAX_REFUSED)
       this.#node?.toldStrangeNews(from)
       return false
     }

@@ -12,7 +12,7 @@ type Counted = Omit<RoundTrip, 'movedBytes'> & { readonly connection: string; re
  * taken in this process would count its own waiting.
  */
 export class RoundTripWatch {
-  readonly #totals = new Map<string, number>()
+  #totals: ReadonlyMap<string, number> = new Map()
 
   /**
    * The connections on the given ports, with what moved on each since the last look.
@@ -26,9 +26,8 @@ export class RoundTripWatch {
     })
     if (stdout === undefined) return undefined
     const counted = parseRoundTrips(stdout)
-    const before = new Map(this.#totals)
-    this.#totals.clear()
-    for (const { connection, totalBytes } of counted) this.#totals.set(connection, totalBytes)
+    const before = this.#totals
+    this.#totals = new Map(counted.map(({ connection, totalBytes }) => [connection, totalBytes]))
     return counted.map(({ connection, totalBytes, rttMs, leastMs }) => ({
       rttMs,
       leastMs,

@@ -1,3 +1,4 @@
+import { dropOldest } from '../bounded-map.ts'
 import type { ChunkIndex } from '../chunks/chunk-index.ts'
 import { Asking } from './asking.ts'
 import { Bitmap } from './bitmap.ts'
@@ -249,7 +250,7 @@ export class ExchangeEngine {
     if (held !== undefined) this.#asking.stored(held, chunk)
     if (!this.#peers.has(from)) return
     const offences = (this.#offences.get(from) ?? 0) + 1
-    if (this.#offences.size > 1_024) this.#offences.delete(this.#offences.keys().next().value ?? '')
+    dropOldest(this.#offences, 1_024)
     this.#offences.set(from, offences)
     this.#asking.changed(from, artifact, [chunk], false) // never asked of this peer again, whatever it says it has
     if (offences >= this.#limits.badChunksBeforeBan) this.#ban(from, 'BAD_CHUNKS')

@@ -1,3 +1,5 @@
+import { dropOldest } from '../bounded-map.ts'
+
 /** What one key may do: so many times at once, and so often in the long run. */
 export type AllowanceLimits = { readonly burst: number; readonly perSecond: number }
 
@@ -21,7 +23,7 @@ export class Allowance {
     const allowed = left >= count
     this.#left.delete(key) // to the end of the order: idle longest is first
     this.#left.set(key, { count: allowed ? left - count : left, atMs: nowMs })
-    if (this.#left.size > MAX_KEYS) this.#left.delete(this.#left.keys().next().value ?? '')
+    dropOldest(this.#left, MAX_KEYS)
     return allowed
   }
 }

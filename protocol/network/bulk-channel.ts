@@ -3,6 +3,7 @@ import { createServer, type Server, type Socket } from 'node:net'
 import { connect, createSecureContext, type SecureContextOptions, TLSSocket } from 'node:tls'
 import { FlotillaError } from '../errors.ts'
 import { BULK_ID_BYTES } from '../exchange/messages.ts'
+import { OpenCount } from './open-count.ts'
 
 /** What the answering side hands out over the Noise stream: a one-time name and key for one bulk connection. */
 export type BulkSession = { readonly port: number; readonly id: Uint8Array; readonly key: Uint8Array }
@@ -143,7 +144,7 @@ export class BulkListener {
   readonly #sessions = new Map<string, Session>()
   readonly #servers: readonly Server[]
   readonly #sockets = new Set<Socket>()
-  readonly #unproven = new Map<string, number>()
+  readonly #unproven = new OpenCount(MAX_UNPROVEN)
   readonly #context = createSecureContext(TLS)
   #port = 0
 
@@ -191,24 +192,8 @@ export class BulkListener {
     for (const socket of this.#sockets) socket.destroy()
   }
 
-  /** Counts a connection until `proven` or closed. @returns undefined when its address has too many */
-  #admit(raw: Socket): (() => void) | undefined {
-    const address = raw.remoteAddress ?? ''
-    const count = this.#unproven.get(address) ?? 0
-    if (count >= MAX_UNPROVEN) return undefined
-    this.#unproven.set(address, count + 1)
-    let counted = true
-    return () => {
-      if (!counted) return
-      counted = false
-      const left = (this.#unproven.get(address) ?? 1) - 1
-      if (left === 0) this.#unproven.delete(address)
-      else this.#unproven.set(address, left)
-    }
-  }
-
   #accept(raw: Socket): void {
-    const proven = this.#admit(raw)
+    const proven = this.#unproven.take(raw.remoteAddress ?? '')
     if (proven === undefined) {
       raw.destroy()
       return

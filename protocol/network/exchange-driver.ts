@@ -17,6 +17,7 @@ import { type BulkListener, type BulkSession, MAX_QUESTION_BYTES } from './bulk-
 import { BulkLinks, sendChunk } from './bulk-links.ts'
 import type { FleetNode } from './fleet-node.ts'
 import { FrameStream } from './frame-stream.ts'
+import { OpenCount } from './open-count.ts'
 import { SendBudget } from './send-budget.ts'
 
 /** The bulk protocol: questions and answers of the exchange engine. */
@@ -59,7 +60,7 @@ export class ExchangeDriver {
   readonly #answering = new Map<string, FrameStream>()
   readonly #blobs = new BlobRequests()
   /** Small files that are on their way to each peer. */
-  readonly #fetches = new Map<string, number>()
+  readonly #fetches = new OpenCount(MAX_BLOB_REQUESTS)
   readonly #budget = new SendBudget()
   readonly #bulk: BulkLinks
   #timer: NodeJS.Timeout | undefined
@@ -245,18 +246,12 @@ export class ExchangeDriver {
           )
           break
         }
-        case 'fetch':
-          if ((this.#fetches.get(peer) ?? 0) >= MAX_BLOB_REQUESTS)
-            return this.#node.ban(peer, 'FLOOD', 'asks for too many files at once')
-          this.#fetches.set(peer, (this.#fetches.get(peer) ?? 0) + 1)
-          sending = sending
-            .then(() => this.#sendBlob(frames, message.sha256, message.maxBytes))
-            .finally(() => {
-              const left = (this.#fetches.get(peer) ?? 1) - 1
-              if (left > 0) this.#fetches.set(peer, left)
-              else this.#fetches.delete(peer)
-            })
+        case 'fetch': {
+          const sent = this.#fetches.take(peer)
+          if (sent === undefined) return this.#node.ban(peer, 'FLOOD', 'asks for too many files at once')
+          sending = sending.then(() => this.#sendBlob(frames, message.sha256, message.maxBytes)).finally(sent)
           break
+        }
         default:
           this.#node.ban(peer, 'BAD_FRAME', `answered (${message.type}) on a stream that is for questions`)
       }

@@ -3,18 +3,20 @@ import type { Connection, PeerId, Stream } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { multiaddr } from '@multiformats/multiaddr'
 import type { Libp2p } from 'libp2p'
+import { dropOldest } from '../bounded-map.ts'
 import { FlotillaError, isFlotillaError, messageOf } from '../errors.ts'
 import { admit, type Certificate, parseCertificate, type SignedCertificate } from '../membership/certificate.ts'
 import type { FleetPolicy } from '../membership/fleet-policy.ts'
 import { buildLibp2p, type Services, toMultiaddr } from './build-libp2p.ts'
 import { chooseToDrop } from './choose-neighbour.ts'
-import { Conduct } from './conduct.ts'
+import { Conduct, type Misconduct } from './conduct.ts'
 import { Dialer, type KnownPeer, NEIGHBOURS } from './dialer.ts'
 import { Announcer } from './discovery/announcer.ts'
 import { FrameStream } from './frame-stream.ts'
 import { gateHandler, type MemberGate } from './gated-registrar.ts'
 import { encodeHello, type Hello, MAX_HELLO_BYTES, MAX_HELLO_PEERS, parseHello, type TrustVersions } from './hello.ts'
 import type { Identity } from './identity.ts'
+import { OpenCount } from './open-count.ts'
 
 /** A peer that has shown a valid certificate on a live connection. */
 export type Member = {
@@ -109,7 +111,7 @@ export class FleetNode {
   /** Connections on which a certificate was shown and accepted; others of the same peer are not served. */
   readonly #admitted = new WeakSet<Connection>()
   /** Streams that members have open now, by protocol and peer. */
-  readonly #open = new Map<string, number>()
+  readonly #open = new OpenCount(MAX_OPEN)
   readonly #ports = new Map<4 | 6, number>()
   readonly #staticNextMs = new Map<string, number>()
   readonly #staticIds = new Map<string, string>()
@@ -201,10 +203,7 @@ export class FleetNode {
     if (!this.isMember(from)) return 'reject'
     const told = this.#conduct.told(from, author, performance.now())
     if (told === 'ignore') return 'ignore'
-    if (told !== undefined) {
-      this.ban(from, told.code, told.why)
-      return 'reject'
-    }
+    if (this.#banFor(from, told)) return 'reject'
     const verdict = this.#options.events.gossip(topic, data, from, author)
     if (verdict === 'reject') this.toldBadNews(from)
     return verdict
@@ -212,14 +211,17 @@ export class FleetNode {
 
   /** The member passed on what the policy of this device refuses; it may know another policy. */
   toldStrangeNews(from: string): void {
-    const misconduct = this.#conduct.toldStrangeNews(from, performance.now())
-    if (misconduct !== undefined) this.ban(from, misconduct.code, misconduct.why)
+    this.#banFor(from, this.#conduct.toldStrangeNews(from, performance.now()))
   }
 
   /** The member passed on something that does not verify: too much of it, and it is banned. */
   toldBadNews(from: string): void {
-    const misconduct = this.#conduct.toldBadNews(from, performance.now())
-    if (misconduct !== undefined) this.ban(from, misconduct.code, misconduct.why)
+    this.#banFor(from, this.#conduct.toldBadNews(from, performance.now()))
+  }
+
+  #banFor(peer: string, misconduct: Misconduct | undefined): boolean {
+    if (misconduct !== undefined) this.ban(peer, misconduct.code, misconduct.why)
+    return misconduct !== undefined
   }
 
   /** Members but for operators, who come and go as they like. */
@@ -389,28 +391,15 @@ export class FleetNode {
       protocol,
       gateHandler(async (stream, connection) => {
         const peer = connection.remotePeer.toString()
-        const misconduct = this.#conduct.opened(peer, performance.now())
-        if (misconduct !== undefined) return this.ban(peer, misconduct.code, misconduct.why)
+        if (this.#banFor(peer, this.#conduct.opened(peer, performance.now()))) return
         // Each may hold a frame that is being read: many at once would be memory that nobody asked for.
-        if (!(await this.#waitForHello(connection)) || !this.#take(`${protocol} ${peer}`, stream))
-          return stream.abort(new Error('BUSY'))
+        const closed = (await this.#waitForHello(connection)) ? this.#open.take(`${protocol} ${peer}`) : undefined
+        if (closed === undefined) return stream.abort(new Error('BUSY'))
+        stream.addEventListener('close', closed)
         return handler(stream, peer)
       }, gate),
       { maxInboundStreams: MAX_STREAMS, maxOutboundStreams: MAX_STREAMS },
     )
-  }
-
-  /** Counts an open stream until it is closed. False when there are too many. */
-  #take(key: string, stream: Stream): boolean {
-    const count = this.#open.get(key) ?? 0
-    if (count >= MAX_OPEN) return false
-    this.#open.set(key, count + 1)
-    stream.addEventListener('close', () => {
-      const left = (this.#open.get(key) ?? 1) - 1
-      if (left > 0) this.#open.set(key, left)
-      else this.#open.delete(key)
-    })
-    return true
   }
 
   async publish(topic: string, data: Uint8Array): Promise<void> {
@@ -426,7 +415,7 @@ export class FleetNode {
   ban(id: string, code: string, why: string): void {
     if (this.isBanned(id)) return
     this.#banned.set(id, performance.now() + BAN_MS)
-    if (this.#banned.size > 1_000) this.#banned.delete(this.#banned.keys().next().value ?? '')
+    dropOldest(this.#banned, 1_000)
     this.#options.events.refused(id, code, why)
     this.#hangUp(id)
   }
