@@ -3,37 +3,19 @@ import { join } from 'node:path'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
 import { type BuildError, BuildProgress, type BuildStep } from './build-progress.ts'
+import hostPrograms from './host-programs.json' with { type: 'json' }
 import { type BuildPlace, runMake } from './run-make.ts'
 import type { Workspace } from './workspace.ts'
 
 /** A full build writes some gigabytes; with less than this it would end in the middle. */
 const MIN_FREE_BYTES = 8 * 2 ** 30
 
-/** Programs that Buildroot needs from the host before it can build any, with the Debian package of each. */
-const HOST_PROGRAMS: Readonly<Record<string, string>> = {
-  make: 'make',
-  gcc: 'gcc',
-  'g++': 'g++',
-  patch: 'patch',
-  perl: 'perl',
-  rsync: 'rsync',
-  cpio: 'cpio',
-  unzip: 'unzip',
-  bc: 'bc',
-  file: 'file',
-  wget: 'wget',
-  bzip2: 'bzip2',
-  gzip: 'gzip',
-  tar: 'tar',
-  sed: 'sed',
-}
-
-/** The Debian packages of everything that is missing, all at once. @param path - as in PATH */
+/** The Debian packages of what Buildroot needs from the host before it can build any and is missing, all at once. @param path - as in PATH */
 export function missingHostPackages(path: string): readonly string[] {
   const present = new Set(path.split(':').flatMap((directory) => namesIn(directory)))
   return [
     ...new Set(
-      Object.entries(HOST_PROGRAMS)
+      Object.entries(hostPrograms)
         .filter(([program]) => !present.has(program))
         .map(([, name]) => name),
     ),

@@ -1,7 +1,7 @@
 // The entry of `npm start`, `npm test`, `npm run check|bench|bundle|fuzz`: plain JavaScript for whatever Node is there,
 // since it fetches the right one. Does all set-up, says what it does, then hands over.
 import { execFileSync, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -20,19 +20,7 @@ const PACKAGES = {
     strace: 'strace',
     nft: 'nftables',
     'kconfig-conf': 'kconfig-frontends-nox',
-    // What a Buildroot build needs of its host.
-    make: 'make',
-    gcc: 'gcc',
-    'g++': 'g++',
-    patch: 'patch',
-    perl: 'perl',
-    rsync: 'rsync',
-    cpio: 'cpio',
-    unzip: 'unzip',
-    bc: 'bc',
-    file: 'file',
-    wget: 'wget',
-    bzip2: 'bzip2',
+    ...JSON.parse(readFileSync(join(root, 'builder/buildroot/host-programs.json'), 'utf8')),
     ping: 'iputils-ping',
   },
   bench: {
