@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import { BLANK_RECORD } from '../../protocol/gossip/blank-record.ts'
 import { identityFromSeed } from '../../protocol/network/identity.ts'
 import { signCertificate } from '../../protocol/membership/certificate.ts'
 import { FlotillaError } from '../../protocol/errors.ts'
@@ -12,22 +13,7 @@ const certificate = signCertificate(
   Buffer.from(ca.privateKey.publicKey.raw).toString('hex'),
   ca.sign,
 )
-const fields = {
-  device: identity.id,
-  name: 'r',
-  board: 'pi-4',
-  channel: 'stable',
-  state: 'proven' as const,
-  running: undefined,
-  next: undefined,
-  holds: [],
-  failed: undefined,
-  wishes: undefined,
-  halted: undefined,
-  trust: { root: 1, timestamp: 1 },
-  holdReason: '',
-  labels: {},
-}
+const fields = { ...BLANK_RECORD, device: identity.id, name: 'r' }
 
 function open(disk: MemoryDisk, onFailure: (error: unknown) => void = () => {}): Promise<OwnRecord> {
   return OwnRecord.open(disk, () => fields, certificate, identity.sign, onFailure)

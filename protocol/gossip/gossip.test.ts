@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest'
 import { admit, parseCertificate, signCertificate } from '../membership/certificate.ts'
 import type { FleetPolicy } from '../membership/fleet-policy.ts'
 import { identityFromSeed } from '../network/identity.ts'
+import { BLANK_RECORD } from './blank-record.ts'
 import { type DeviceRecord, parseRecord, type SignedRecord, signRecord } from './device-record.ts'
 import { RecordBook } from './record-book.ts'
 
@@ -26,24 +27,7 @@ function member(name: string, epoch = 2, seed: Uint8Array = randomBytes(32)) {
 }
 
 function record(who: ReturnType<typeof member>, seq: number, fields: Partial<DeviceRecord> = {}): SignedRecord {
-  const base: DeviceRecord = {
-    device: who.identity.id,
-    seq,
-    name: 'x',
-    board: 'pi-4',
-    channel: 'stable',
-    state: 'proven',
-    running: undefined,
-    next: undefined,
-    holds: [],
-    failed: undefined,
-    wishes: undefined,
-    halted: undefined,
-    trust: { root: 1, timestamp: 1 },
-    holdReason: '',
-    labels: {},
-    ...fields,
-  }
+  const base = { ...BLANK_RECORD, device: who.identity.id, seq, ...fields }
   return parseRecord(signRecord(base, who.certificate, who.identity.sign))
 }
 

@@ -14,6 +14,7 @@ import { TrustStore } from '../../agent/store/trust-store.ts'
 import { enrol } from '../../builder/release/create-device.ts'
 import { listKeys, openKey } from '../../builder/release/key-file.ts'
 import { Repository } from '../../builder/release/repository.ts'
+import { BLANK_RECORD } from '../../protocol/gossip/blank-record.ts'
 import { FleetNode } from '../../protocol/network/fleet-node.ts'
 import { identityFromSeed } from '../../protocol/network/identity.ts'
 
@@ -69,22 +70,7 @@ async function startUnit(
   let holdReason = ''
   const own = await OwnRecord.open(
     new MemoryDisk(),
-    () => ({
-      device: identity.id,
-      name: device.name,
-      board: device.board,
-      channel: 'stable',
-      state: 'proven',
-      running: undefined,
-      next: undefined,
-      holds: [],
-      failed: undefined,
-      wishes: undefined,
-      halted: undefined,
-      trust: trust.versions,
-      holdReason,
-      labels: {},
-    }),
+    () => ({ ...BLANK_RECORD, device: identity.id, name: device.name, trust: trust.versions, holdReason }),
     certificate,
     identity.sign,
     () => {},

@@ -2,10 +2,15 @@ import { randomBytes } from 'node:crypto'
 import { connect } from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Bitmap } from '../../protocol/exchange/bitmap.ts'
-import { encodeExchangeMessage, MAX_CHUNKS_PER_MESSAGE } from '../../protocol/exchange/messages.ts'
+import {
+  encodeExchangeMessage,
+  type ExchangeMessage,
+  MAX_CHUNKS_PER_MESSAGE,
+} from '../../protocol/exchange/messages.ts'
 import { parseRecord, signRecord } from '../../protocol/gossip/device-record.ts'
 import { signCertificate } from '../../protocol/membership/certificate.ts'
 import { BulkListener } from '../../protocol/network/bulk-channel.ts'
+import { EXCHANGE_PROTOCOL } from '../../protocol/network/exchange-driver.ts'
 import { type FleetNode, TOPICS } from '../../protocol/network/fleet-node.ts'
 import { identityFromSeed } from '../../protocol/network/identity.ts'
 import { METADATA_PROTOCOL, serveBundle } from '../../protocol/network/metadata-exchange.ts'
@@ -14,6 +19,7 @@ import type { MetadataBundle } from '../../protocol/trust/metadata-bundle.ts'
 import { Repository } from '../../builder/release/repository.ts'
 import {
   type Asked,
+  answerAsks,
   answerQuestions,
   askDevices,
   type Company,
@@ -81,18 +87,10 @@ export const ATTACKS: readonly Attack[] = [
     name: 'endless-data',
     does: 'sends chunks that nobody asked for, without end',
     refused: refusedWith('UNASKED_CHUNK'),
-    mount: async (company) => {
-      const offender = await joinAsMember(company)
-      await answerQuestions(offender, (question, asked) => {
-        if (question.type !== 'ask') return
-        void flood(company, asked, () => ({
-          type: 'chunk',
-          artifact: question.artifact,
-          chunk: 0,
-          payload: randomBytes(65_536),
-        }))
-      })
-    },
+    mount: (company) =>
+      answerAsks(company, (artifact, asked) =>
+        flood(company, asked, () => ({ type: 'chunk', artifact, chunk: 0, payload: randomBytes(65_536) })),
+      ),
   },
   {
     name: 'oversized-frame',
@@ -100,7 +98,7 @@ export const ATTACKS: readonly Attack[] = [
     refused: refusedWith('BAD_FRAME'),
     mount: async (company) => {
       const offender = await joinAsMember(company)
-      await offender.node.handle('/flotilla/exchange/1', (stream) => {
+      await offender.node.handle(EXCHANGE_PROTOCOL, (stream) => {
         stream.send(Uint8Array.of(255, 255, 255, 255, 8))
         company.did()
       })
@@ -110,31 +108,23 @@ export const ATTACKS: readonly Attack[] = [
     name: 'wrong-counts',
     does: 'bitmaps and lists whose counts and lengths do not agree',
     refused: refusedWith('BAD_FRAME'),
-    mount: async (company) => {
-      const offender = await joinAsMember(company)
-      await answerQuestions(offender, (question, { frames }) => {
-        if (question.type !== 'ask') return
-        const frame = Buffer.from(
-          encodeExchangeMessage({ type: 'have', artifact: question.artifact, size: 8, bits: Uint8Array.of(255) }),
-        )
+    mount: (company) =>
+      answerAsks(company, (artifact, { frames }) => {
+        const frame = Buffer.from(encodeExchangeMessage({ type: 'have', artifact, size: 8, bits: Uint8Array.of(255) }))
         frame.writeUInt32LE(0xffffffff, 33)
         frames.send(frame)
         company.did()
-      })
-    },
+      }),
   },
   {
     name: 'wrong-bitmap',
     does: 'a well-formed bitmap of another length than the artifact',
     refused: refusedWith('BAD_BITMAP'),
-    mount: async (company) => {
-      const offender = await joinAsMember(company)
-      await answerQuestions(offender, (question, { send }) => {
-        if (question.type !== 'ask') return
-        send({ type: 'have', artifact: question.artifact, size: 399_999, bits: new Uint8Array(50_000).fill(255) })
+    mount: (company) =>
+      answerAsks(company, (artifact, { send }) => {
+        send({ type: 'have', artifact, size: 399_999, bits: new Uint8Array(50_000).fill(255) })
         company.did()
-      })
-    },
+      }),
   },
   {
     name: 'unasked-file',
@@ -418,6 +408,10 @@ export const ATTACKS: readonly Attack[] = [
   },
 ]
 
+function prizeAsked({ prizes }: Company, question: ExchangeMessage): Prize | undefined {
+  return prizes.find(({ index }) => 'artifact' in question && index.id === question.artifact)
+}
+
 /** Offers every chunk of the prizes; `payload` says what is sent for one, undefined for nothing. */
 async function offer(
   company: Company,
@@ -425,7 +419,7 @@ async function offer(
 ): Promise<void> {
   const offender = await joinAsMember(company)
   await answerQuestions(offender, (question, asked) => {
-    const prize = company.prizes.find(({ index }) => 'artifact' in question && index.id === question.artifact)
+    const prize = prizeAsked(company, question)
     if (prize === undefined) return
     const { id: artifact, count } = prize.index
     const give = (chunk: number) => {
@@ -447,7 +441,7 @@ async function trickle(company: Company, everyMs: number | undefined): Promise<v
   const offender = await joinAsMember(company)
   const begun = new Set<string>()
   await answerQuestions(offender, (question, asked, peer) => {
-    const prize = company.prizes.find(({ index }) => 'artifact' in question && index.id === question.artifact)
+    const prize = prizeAsked(company, question)
     if (prize === undefined) return
     if (question.type === 'ask') {
       const have = Bitmap.full(prize.index.count)

@@ -9,6 +9,7 @@ import type { Repository } from '../../builder/release/repository.ts'
 import { type ChunkIndex, parseChunkIndex } from '../../protocol/chunks/chunk-index.ts'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { type ExchangeMessage, encodeExchangeMessage, parseExchangeMessage } from '../../protocol/exchange/messages.ts'
+import { BLANK_RECORD } from '../../protocol/gossip/blank-record.ts'
 import type { DeviceRecord } from '../../protocol/gossip/device-record.ts'
 import type { TrustVersions } from '../../protocol/network/hello.ts'
 import { EXCHANGE_PROTOCOL } from '../../protocol/network/exchange-driver.ts'
@@ -116,25 +117,9 @@ export function startNode(
   })
 }
 
-const BLANK: Omit<DeviceRecord, 'device' | 'seq'> = {
-  name: 'offender',
-  board: 'pi-4',
-  channel: 'stable',
-  state: 'proven',
-  running: undefined,
-  next: undefined,
-  holds: [],
-  failed: undefined,
-  wishes: undefined,
-  halted: undefined,
-  trust: { root: 1, timestamp: 0 },
-  holdReason: '',
-  labels: {},
-}
-
 /** What a device of no release says of itself. */
 export function recordOf(device: string, seq: number): DeviceRecord {
-  return { ...BLANK, device, seq }
+  return { ...BLANK_RECORD, device, seq, name: 'offender', trust: { root: 1, timestamp: 0 } }
 }
 
 /** The stream on which a device asks, in the hands of the attack. */
@@ -157,6 +142,16 @@ export async function answerQuestions(
       const question = parseExchangeMessage(frame)
       if (question !== undefined) answer(question, asked, peer)
     }
+  })
+}
+
+/** Joins, and answers whenever a device asks about an artifact. */
+export async function answerAsks(
+  company: Company,
+  answer: (artifact: string, asked: Asked) => void | Promise<void>,
+): Promise<void> {
+  await answerQuestions(await joinAsMember(company), (question, asked) => {
+    if (question.type === 'ask') void answer(question.artifact, asked)
   })
 }
 
