@@ -1,5 +1,5 @@
 import { dropOldest } from '../protocol/bounded-map.ts'
-import { FlotillaError, isFlotillaError, messageOf } from '../protocol/errors.ts'
+import { FlotillaError, isOffence, messageOf } from '../protocol/errors.ts'
 import { parseRecord, type SignedRecord } from '../protocol/gossip/device-record.ts'
 import { RecordBook } from '../protocol/gossip/record-book.ts'
 import { admit } from '../protocol/membership/certificate.ts'
@@ -149,8 +149,7 @@ export class FleetSync {
       const gained = await this.refresh((protocol) => node.open(peer, protocol))
       idle = gained ? 0 : this.#isAhead(claimed) ? idle + 1 : idle
     } catch (error) {
-      const isOffence = isFlotillaError(error) && !['UNREACHABLE', 'TIMEOUT'].includes(error.code)
-      if (isOffence) {
+      if (isOffence(error)) {
         idle += 1
         this.#log.add('warn', 'metadata-refused', { peer, code: error.code, error: error.message })
       } else this.#log.add('debug', 'metadata-pull-failed', { peer, error: messageOf(error) })

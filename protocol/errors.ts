@@ -65,6 +65,11 @@ export function isFlotillaError(error: unknown, code?: ErrorCode): error is Flot
   return error instanceof FlotillaError && (code === undefined || error.code === code)
 }
 
+/** Whether a peer did something wrong: not when it was out of reach, slow or busy, or something of ours failed. */
+export function isOffence(error: unknown): error is FlotillaError {
+  return isFlotillaError(error) && error.code !== 'UNREACHABLE' && error.code !== 'TIMEOUT' && error.code !== 'BUSY'
+}
+
 /** The text of anything thrown, for logs and wrapping. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)

@@ -10,7 +10,7 @@ const ca = identityFromSeed(new Uint8Array(32).fill(1))
 const identity = identityFromSeed(new Uint8Array(32).fill(2))
 const certificate = signCertificate(
   { fleet: 'demo', device: identity.id, name: 'r', board: 'pi-4', capabilities: ['sync'], serial: 1, epoch: 1 },
-  Buffer.from(ca.privateKey.publicKey.raw).toString('hex'),
+  ca.publicHex,
   ca.sign,
 )
 const fields = { ...BLANK_RECORD, device: identity.id, name: 'r' }

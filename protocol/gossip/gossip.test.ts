@@ -9,8 +9,7 @@ import { type DeviceRecord, parseRecord, type SignedRecord, signRecord } from '.
 import { RecordBook } from './record-book.ts'
 
 const ca = identityFromSeed(new Uint8Array(32).fill(7))
-const caHex = Buffer.from(ca.privateKey.publicKey.raw).toString('hex')
-const policy: FleetPolicy = { schema: 1, fleet: 'demo', caKeys: [caHex], minEpoch: 2, revoked: [] }
+const policy: FleetPolicy = { schema: 1, fleet: 'demo', caKeys: [ca.publicHex], minEpoch: 2, revoked: [] }
 
 function member(name: string, epoch = 2, seed: Uint8Array = randomBytes(32)) {
   const identity = identityFromSeed(seed)
@@ -23,7 +22,7 @@ function member(name: string, epoch = 2, seed: Uint8Array = randomBytes(32)) {
     serial: 1,
     epoch,
   }
-  return { identity, certificate: signCertificate(card, caHex, ca.sign) }
+  return { identity, certificate: signCertificate(card, ca.publicHex, ca.sign) }
 }
 
 function record(who: ReturnType<typeof member>, seq: number, fields: Partial<DeviceRecord> = {}): SignedRecord {

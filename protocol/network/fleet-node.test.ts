@@ -7,7 +7,6 @@ import { FrameStream } from './frame-stream.ts'
 import { type Identity, identityFromSeed } from './identity.ts'
 
 const ca = identityFromSeed(new Uint8Array(32).fill(9))
-const caHex = Buffer.from(ca.privateKey.publicKey.raw).toString('hex')
 const ECHO = '/test/echo/1'
 
 type Started = {
@@ -39,10 +38,10 @@ async function start(
   }
   const heard: string[] = []
   const refused: string[] = []
-  const policy: FleetPolicy = { schema: 1, fleet: 'demo', caKeys: [caHex], minEpoch: 1, revoked: [] }
+  const policy: FleetPolicy = { schema: 1, fleet: 'demo', caKeys: [ca.publicHex], minEpoch: 1, revoked: [] }
   const node = await FleetNode.start({
     identity,
-    certificate: signCertificate(card, Buffer.from(signer.privateKey.publicKey.raw).toString('hex'), signer.sign),
+    certificate: signCertificate(card, signer.publicHex, signer.sign),
     name: 'n',
     fleet: 'demo',
     policy: more.policy ?? (() => policy),
@@ -125,7 +124,7 @@ describe('a fleet node', () => {
 
   it('drops members at once when the policy revokes them', async () => {
     const policy: { now: FleetPolicy } = {
-      now: { schema: 1, fleet: 'demo', caKeys: [caHex], minEpoch: 1, revoked: [] },
+      now: { schema: 1, fleet: 'demo', caKeys: [ca.publicHex], minEpoch: 1, revoked: [] },
     }
     const a = await start([], { policy: () => policy.now })
     const b = await start([a.address])

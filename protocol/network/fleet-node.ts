@@ -4,9 +4,10 @@ import { peerIdFromString } from '@libp2p/peer-id'
 import { multiaddr } from '@multiformats/multiaddr'
 import type { Libp2p } from 'libp2p'
 import { dropOldest } from '../bounded-map.ts'
-import { FlotillaError, isFlotillaError, messageOf } from '../errors.ts'
+import { FlotillaError, isFlotillaError, isOffence, messageOf } from '../errors.ts'
 import { admit, type Certificate, parseCertificate, type SignedCertificate } from '../membership/certificate.ts'
 import type { FleetPolicy } from '../membership/fleet-policy.ts'
+import { Admissions } from './admissions.ts'
 import { buildLibp2p, type Services, toMultiaddr } from './build-libp2p.ts'
 import { chooseToDrop } from './choose-neighbour.ts'
 import { Conduct, type Misconduct } from './conduct.ts'
@@ -15,6 +16,8 @@ import { Announcer } from './discovery/announcer.ts'
 import { FrameStream } from './frame-stream.ts'
 import { gateHandler, type MemberGate } from './gated-registrar.ts'
 import { encodeHello, type Hello, MAX_HELLO_BYTES, MAX_HELLO_PEERS, parseHello, type TrustVersions } from './hello.ts'
+import { HELLO, HELLO_TIMEOUT_MS, hostElsewhere, hostIn, sayHello } from './say-hello.ts'
+import { StaticPeers, withoutPeer } from './static-peers.ts'
 import type { Identity } from './identity.ts'
 import { OpenCount } from './open-count.ts'
 
@@ -67,8 +70,6 @@ export type FleetNodeOptions = {
   readonly events: FleetNodeEvents
 }
 
-const HELLO = '/flotilla/hello/1'
-const HELLO_TIMEOUT_MS = 5_000
 /** Why a hello may be refused; anything else is FORMAT. */
 const HELLO_CODES = ['REVOKED', 'NOT_A_MEMBER', 'BUSY'] as const
 const BAN_MS = 600_000
@@ -78,17 +79,12 @@ const GOSSIP_RESULTS = {
   reject: TopicValidatorResult.Reject,
 } as const
 const TRIM_MS = 30_000
-const ADMISSION_POLL_MS = 20
-const TURNED_AWAY_MS = 60_000
 /** Streams of one protocol that a member may have open at once. */
 const MAX_OPEN = 6
 /** More neighbours than wanted that are let be: others chose this device. */
 const SPARE = 4
 /** So many streams of a protocol may be open at once; more than any honest peer has, so that a flood is seen. */
 const MAX_STREAMS = 64
-/** Every libp2p peer answers to it: good to see whether a connection still works. */
-const ALIVE = '/ipfs/id/1.0.0'
-const ALIVE_TIMEOUT_MS = 2_000
 /** Gossip topics; anything else is refused by gossipsub itself. */
 export const TOPICS = { records: 'flotilla/records/1', announce: 'flotilla/announce/1' } as const
 
@@ -102,19 +98,16 @@ export class FleetNode {
   readonly #members = new Map<string, Member>()
   readonly #certificates = new Map<string, SignedCertificate>()
   readonly #banned = new Map<string, number>()
-  readonly #waiting = new Map<string, ((member: boolean) => void)[]>()
+  readonly #admissions = new Admissions(HELLO_TIMEOUT_MS)
   readonly #memberListeners: readonly ((peer: PeerId, connection: Connection) => void)[]
   readonly #dialer: Dialer
   readonly #conduct = new Conduct()
   readonly #announcer: Announcer | undefined
   readonly #joinedMs = new Map<string, number>()
-  /** Connections on which a certificate was shown and accepted; others of the same peer are not served. */
-  readonly #admitted = new WeakSet<Connection>()
   /** Streams that members have open now, by protocol and peer. */
   readonly #open = new OpenCount(MAX_OPEN)
   readonly #ports = new Map<4 | 6, number>()
-  readonly #staticNextMs = new Map<string, number>()
-  readonly #staticIds = new Map<string, string>()
+  readonly #static: StaticPeers
   #trimMs = performance.now() + TRIM_MS
   #timer: NodeJS.Timeout | undefined
 
@@ -135,6 +128,9 @@ export class FleetNode {
       random: Math.random,
       nowMs: () => performance.now(),
     })
+    this.#static = new StaticPeers(options.staticPeers, (address) =>
+      node.dial(multiaddr(address), { signal: AbortSignal.timeout(10_000) }),
+    )
     this.#announcer = options.discovery
       ? new Announcer({
           id: options.identity.id,
@@ -241,7 +237,7 @@ export class FleetNode {
       id,
       preferred: rules?.isPreferred(id) ?? false,
       idle: rules?.isIdle(id) ?? true,
-      pinned: this.#options.staticPeers.includes(address) || this.#staticIds.get(address) === id,
+      pinned: this.#static.isOne({ id, address }),
       connectedMs: nowMs - (this.#joinedMs.get(id) ?? nowMs),
     }))
     const dropped = chooseToDrop(known, NEIGHBOURS.wanted / 2, Math.random)
@@ -256,19 +252,7 @@ export class FleetNode {
   #tick(): void {
     this.#dialer.tick()
     this.#trim()
-    for (const address of this.#options.staticPeers) {
-      const connected = [...this.#members.values()].some(
-        (member) => member.address === address || this.#staticIds.get(address) === member.id,
-      )
-      const due = (this.#staticNextMs.get(address) ?? 0) <= performance.now()
-      if (!connected && due) {
-        this.#staticNextMs.set(address, performance.now() + 3_000 + Math.random() * 2_000)
-        this.#node
-          .dial(multiaddr(address), { signal: AbortSignal.timeout(10_000) })
-          .then((connection) => this.#staticIds.set(address, connection.remotePeer.toString()))
-          .catch(() => {}) // out of reach now; tried again
-      }
-    }
+    this.#static.tick(this.members(), performance.now())
   }
 
   get id(): string {
@@ -294,7 +278,7 @@ export class FleetNode {
 
   /** Addresses worth telling others: no loopback unless that is all there is, no peer id at the end. */
   addresses(): readonly string[] {
-    const all = this.#listenAddresses().map((address) => address.replace(/\/p2p\/.*$/, ''))
+    const all = this.#listenAddresses().map(withoutPeer)
     const outside = all.filter((address) => !/^\/ip4\/127\.|^\/ip6\/::1\//.test(address))
     return (outside.length > 0 ? outside : all).slice(0, 8)
   }
@@ -319,22 +303,7 @@ export class FleetNode {
 
   /** True once the peer is a member, false when its hello failed or took too long. */
   waitForMember(id: string): Promise<boolean> {
-    if (this.#members.has(id)) return Promise.resolve(true)
-    return new Promise((resolve) => {
-      const list = this.#waiting.get(id) ?? []
-      if (list.length >= 16) return resolve(false)
-      this.#waiting.set(id, [...list, resolve])
-      setTimeout(() => resolve(this.#members.has(id)), HELLO_TIMEOUT_MS).unref()
-    })
-  }
-
-  /** True once this very connection has shown a certificate: that its peer is a member over another says nothing. */
-  async #waitForHello(connection: Connection): Promise<boolean> {
-    const endMs = performance.now() + HELLO_TIMEOUT_MS
-    while (!this.#admitted.has(connection) && performance.now() < endMs && connection.status === 'open') {
-      await new Promise((resolve) => setTimeout(resolve, ADMISSION_POLL_MS))
-    }
-    return this.#admitted.has(connection)
+    return this.#admissions.waitForPeer(id, () => this.isMember(id))
   }
 
   /** Addresses of a peer that was heard of in another way. */
@@ -393,7 +362,9 @@ export class FleetNode {
         const peer = connection.remotePeer.toString()
         if (this.#banFor(peer, this.#conduct.opened(peer, performance.now()))) return
         // Each may hold a frame that is being read: many at once would be memory that nobody asked for.
-        const closed = (await this.#waitForHello(connection)) ? this.#open.take(`${protocol} ${peer}`) : undefined
+        const closed = (await this.#admissions.waitForConnection(connection))
+          ? this.#open.take(`${protocol} ${peer}`)
+          : undefined
         if (closed === undefined) return stream.abort(new Error('BUSY'))
         stream.addEventListener('close', closed)
         return handler(stream, peer)
@@ -461,27 +432,21 @@ export class FleetNode {
     const id = connection.remotePeer.toString()
     if (this.isBanned(id)) return connection.abort(new Error('banned'))
     if (connection.direction === 'inbound') {
-      if (!(await this.#waitForHello(connection))) connection.abort(new Error('no hello'))
+      if (!(await this.#admissions.waitForConnection(connection))) connection.abort(new Error('no hello'))
       return
     }
     try {
-      const stream = await connection.newStream(HELLO, { signal: AbortSignal.timeout(HELLO_TIMEOUT_MS) })
-      const frames = new FrameStream(stream, { maxFrameBytes: () => MAX_HELLO_BYTES })
-      frames.send(encodeHello(this.#hello()))
-      const hello = parseHello(await frames.next(HELLO_TIMEOUT_MS))
-      await frames.close()
+      const hello = await sayHello(connection, this.#hello())
       if (hello.type === 'refused') {
         for (const peer of hello.peers) this.learn(peer)
-        if (hello.code === 'BUSY') this.#turnedAwayBy(connection)
+        if (hello.code === 'BUSY') this.#static.turnedAwayBy(connection, performance.now())
         throw new FlotillaError(hello.code, `${id} refused this device`)
       }
       await this.#admitOrRefresh(hello, connection)
     } catch (error) {
-      this.#settle(id, false)
-      // Out of reach, slow, or with neighbours enough: no offence.
-      const isOffence = isFlotillaError(error) && !['UNREACHABLE', 'TIMEOUT', 'BUSY'].includes(error.code)
-      if (isOffence) this.#options.events.refused(id, error.code, error.message)
+      if (isOffence(error)) this.#options.events.refused(id, error.code, error.message)
       connection.abort(error instanceof Error ? error : new Error(String(error)))
+      this.#admissions.decided(id)
     }
   }
 
@@ -507,7 +472,7 @@ export class FleetNode {
       if (this.isBanned(id)) throw new FlotillaError('NOT_A_MEMBER', 'banned')
       const signed = parseCertificate(hello.certificate)
       const { capabilities } = admit(signed, id, this.#options.policy())
-      if (await this.#isElsewhere(id, connection)) throw new FlotillaError('BUSY', 'connected from elsewhere already')
+      await this.#refuseTwice(id, connection)
       const isFull = this.#neighbours().length >= NEIGHBOURS.most && !this.#members.has(id)
       if (isFull && !capabilities.includes('operator')) throw new FlotillaError('BUSY', 'neighbours enough')
       frames.send(encodeHello(this.#hello()))
@@ -520,34 +485,21 @@ export class FleetNode {
       const peers = code === 'BUSY' ? this.#someNeighbours() : []
       frames.send(encodeHello({ type: 'refused', code, peers }))
       await frames.close()
-      this.#settle(id, false)
-      setTimeout(() => connection.abort(new Error(code)), 200).unref() // after the code has left
+      setTimeout(() => {
+        connection.abort(new Error(code)) // after the code has left
+        this.#admissions.decided(id)
+      }, 200).unref()
     }
   }
 
-  /**
-   * Whether the peer is connected from another host, and answers there. A copy of its key elsewhere must not push it out; a
-   * device whose address changed does not answer at the old one any more, and takes its place.
-   */
-  async #isElsewhere(id: string, { remoteAddr }: Connection): Promise<boolean> {
-    if (!this.#members.has(id)) return false
-    const host = hostIn(remoteAddr.toString())
-    const others = this.#node
-      .getConnections(peerIdFromString(id))
-      .filter((other) => hostIn(other.remoteAddr.toString()) !== host)
-    for (const other of others) {
-      try {
-        const stream = await other.newStream(ALIVE, { signal: AbortSignal.timeout(ALIVE_TIMEOUT_MS) })
-        stream.abort(new Error('alive'))
-        const where = `${host} and ${hostIn(other.remoteAddr.toString())}`
-        const why = `connected from ${where} at once: a copy of its key, or a device with two interfaces`
-        this.#options.events.refused(id, 'TWICE', why)
-        return true
-      } catch {
-        other.abort(new Error('silent, and connected from elsewhere'))
-      }
-    }
-    return false
+  /** @throws FlotillaError BUSY when the peer is connected from another host, and answers there */
+  async #refuseTwice(id: string, connection: Connection): Promise<void> {
+    if (!this.#members.has(id)) return
+    const elsewhere = await hostElsewhere(connection, this.#node.getConnections(peerIdFromString(id)))
+    if (elsewhere === undefined) return
+    const why = `connected from ${hostIn(connection.remoteAddr.toString())} and ${elsewhere} at once`
+    this.#options.events.refused(id, 'TWICE', `${why}: a copy of its key, or a device with two interfaces`)
+    throw new FlotillaError('BUSY', 'connected from elsewhere already')
   }
 
   #someNeighbours(): readonly KnownPeer[] {
@@ -557,12 +509,6 @@ export class FleetNode {
       .sort(() => Math.random() - 0.5)
       .slice(0, MAX_HELLO_PEERS)
       .map(({ id, addresses }) => ({ id, addresses: addresses.slice(0, 2) }))
-  }
-
-  /** A named peer with neighbours enough is not asked again every few seconds. */
-  #turnedAwayBy({ remoteAddr }: Connection): void {
-    const address = remoteAddr.toString().replace(/\/p2p\/.*$/, '')
-    if (this.#options.staticPeers.includes(address)) this.#staticNextMs.set(address, performance.now() + TURNED_AWAY_MS)
   }
 
   #hello(): Hello {
@@ -584,7 +530,7 @@ export class FleetNode {
   #join(id: string, signed: SignedCertificate, hello: Extract<Hello, { type: 'hello' }>, connection: Connection): void {
     const { certificate } = signed
     this.#certificates.set(id, signed)
-    const remote = connection.remoteAddr.toString().replace(/\/p2p\/.*$/, '')
+    const remote = withoutPeer(connection.remoteAddr.toString())
     const observed = /^\/(ip4|ip6)\/([^/]+)\//.exec(remote)
     // Where it says it listens, and the same ports at the address it was seen from.
     const addresses = hello.addresses.flatMap((address) => {
@@ -595,23 +541,19 @@ export class FleetNode {
     this.#dialer.learn(id, connection.direction === 'outbound' ? [remote, ...addresses] : addresses, true)
     const known = this.#members.get(id)
     const member: Member = { id, certificate, trust: hello.trust, address: remote }
-    this.#admitted.add(connection)
+    this.#admissions.admit(connection)
     if (known === undefined) this.#joinedMs.set(id, performance.now())
     this.#members.set(id, member)
-    this.#settle(id, true)
+    this.#admissions.decided(id)
     for (const listener of this.#memberListeners) listener(connection.remotePeer, connection)
     if (known === undefined) this.#options.events.member(member)
   }
 
-  #settle(id: string, member: boolean): void {
-    for (const resolve of this.#waiting.get(id) ?? []) resolve(member)
-    this.#waiting.delete(id)
-  }
-
   #disconnected(id: string): void {
-    this.#settle(id, false)
     this.#certificates.delete(id)
-    if (!this.#members.delete(id)) {
+    const wasMember = this.#members.delete(id)
+    this.#admissions.decided(id)
+    if (!wasMember) {
       // Throw-away identities must not fill the peer store.
       void this.#node.peerStore.delete(peerIdFromString(id)).catch(() => {})
       return
@@ -620,9 +562,4 @@ export class FleetNode {
     this.#dialer.lost(id)
     this.#options.events.memberGone(id)
   }
-}
-
-/** The host of a multiaddr, undefined when it has none. */
-function hostIn(address: string): string | undefined {
-  return /^(?:\/ip6zone\/[^/]+)?\/(?:ip4|ip6)\/([^/]+)\//.exec(address)?.[1]
 }

@@ -8,6 +8,8 @@ import { FlotillaError } from '../errors.ts'
 export type Identity = {
   /** The libp2p peer id, `12D3Koo…`. */
   readonly id: string
+  /** The Ed25519 public key, 64 hex digits. */
+  readonly publicHex: string
   readonly privateKey: PrivateKey
   readonly sign: (message: Uint8Array) => Uint8Array
 }
@@ -20,7 +22,8 @@ export function identityFromSeed(seed: Uint8Array): Identity {
   const key = createPrivateKey({ key: Buffer.concat([ED25519_PKCS8_PREFIX, seed]), format: 'der', type: 'pkcs8' })
   const publicKey = createPublicKey(key).export({ format: 'der', type: 'spki' }).subarray(-32)
   const privateKey = privateKeyFromRaw(Buffer.concat([seed, publicKey]))
-  return { id: peerIdFromPrivateKey(privateKey).toString(), privateKey, sign: (message) => sign(null, message, key) }
+  const id = peerIdFromPrivateKey(privateKey).toString()
+  return { id, publicHex: publicKey.toString('hex'), privateKey, sign: (message) => sign(null, message, key) }
 }
 
 /** The 32 bytes of the Ed25519 key that a device id stands for. @throws FlotillaError FORMAT */

@@ -27,11 +27,10 @@ export type Decoder = { readonly seeds: readonly Uint8Array[]; readonly run: (by
 const HASH = 'ab'.repeat(32)
 const device = identityFromSeed(Buffer.alloc(32, 7))
 const ca = identityFromSeed(Buffer.alloc(32, 9))
-const caHex = Buffer.from(ca.privateKey.publicKey.raw).toString('hex')
-const policy: FleetPolicy = { schema: 1, fleet: 'yard', caKeys: [caHex], minEpoch: 1, revoked: ['12D3KooWx'] }
+const policy: FleetPolicy = { schema: 1, fleet: 'yard', caKeys: [ca.publicHex], minEpoch: 1, revoked: ['12D3KooWx'] }
 const certificate = signCertificate(
   { fleet: 'yard', device: device.id, name: 'r1', board: 'pi-4', capabilities: ['sync'], serial: 1, epoch: 1 },
-  caHex,
+  ca.publicHex,
   ca.sign,
 )
 const record: DeviceRecord = {

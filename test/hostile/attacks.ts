@@ -496,7 +496,7 @@ function stranger(company: Company): {
   }
   return {
     identity,
-    certificate: signCertificate(card, Buffer.from(ca.privateKey.publicKey.raw).toString('hex'), ca.sign),
+    certificate: signCertificate(card, ca.publicHex, ca.sign),
   }
 }
 
