@@ -164,8 +164,20 @@ function toTraffic(json: Readonly<Record<string, unknown>>): TrafficRules {
       .array(json['quietHours'] ?? [], 'traffic.quietHours', 16)
       .map((item) => window(shape.string(item, 'traffic.quietHours[]', 16), 'traffic.quietHours')),
     quietRate: rate('quietKiB', 0),
-    dailyBytes: rate('dailyMiB', Infinity) * 1_024,
+    ...toDailyBudget(json['dailyMiB']),
     meteredRate: rate('meteredKiB', 0),
     maxDelayMs: shape.integer(json['maxDelayMs'] ?? 100, 'traffic.maxDelayMs', 0, 10_000),
+  }
+}
+
+/** A number for all interfaces together, or one for each that is named. */
+function toDailyBudget(value: unknown): Pick<TrafficRules, 'dailyBytes' | 'dailyBytesOf'> {
+  const bytes = (mib: unknown, key: string) => shape.integer(mib, key, 0, 100_000_000) * 2 ** 20
+  if (value === undefined) return { dailyBytes: Infinity, dailyBytesOf: new Map() }
+  if (typeof value !== 'object') return { dailyBytes: bytes(value, 'traffic.dailyMiB'), dailyBytesOf: new Map() }
+  const named = Object.entries(shape.object(value, 'traffic.dailyMiB'))
+  return {
+    dailyBytes: Infinity,
+    dailyBytesOf: new Map(named.map(([name, mib]) => [name, bytes(mib, `traffic.dailyMiB.${name}`)])),
   }
 }

@@ -14,7 +14,10 @@ import { DEVICE_RULES } from '../protocol/trust/trusted-set.ts'
 import type { AgentConfig } from './config.ts'
 import { agentRoutes, type AgentView, buildRecord } from './control/agent-view.ts'
 import type { EventLog } from './control/event-log.ts'
+import { DayCount } from './control/day-count.ts'
 import { HoldList } from './control/hold-list.ts'
+import { MovedBytes } from './control/moved-bytes.ts'
+import { OwnLinks } from './control/own-links.ts'
 import { serveLocalApi } from './control/local-api.ts'
 import { RoundTripWatch } from './control/round-trips.ts'
 import { TrafficGuard } from './control/traffic-guard.ts'
@@ -62,7 +65,6 @@ export class Agent {
   readonly #slot: string
   readonly #stop = new AbortController()
   readonly #holds: HoldList
-  readonly #counters = { fetchedBytes: 0, servedBytes: 0 }
   #clonedToldMs = -Infinity
   #ended: (end: AgentEnd) => void = () => {}
 
@@ -112,10 +114,13 @@ export class Agent {
       this.#log.add('warn', 'no-bulk-port', { error: messageOf(error) })
       return undefined
     })
+    const links = new OwnLinks()
+    const linkOf = (peer: string) => links.towards(node.hostOf(peer) ?? '')
+    const moved = new MovedBytes(linkOf)
     const exchangeEvents: ExchangeEvents = {
       complete: (artifact) => void completion.artifactComplete(artifact),
-      fetched: (bytes) => void (this.#counters.fetchedBytes += bytes),
-      served: (bytes) => void (this.#counters.servedBytes += bytes),
+      fetched: (bytes, from) => moved.fetched(bytes, from),
+      served: (bytes, to) => moved.served(bytes, to),
       storeFailed: (artifact, error) => {
         this.#log.add('error', 'store-failed', { artifact, error: messageOf(error) })
         completion.fail(artifact, error)
@@ -129,11 +134,19 @@ export class Agent {
     const traffic = await TrafficGuard.open({
       rules: this.#config.traffic,
       file: this.#config.trafficFile,
-      persist: this.#persist,
-      movedBytes: () => this.#counters.fetchedBytes + this.#counters.servedBytes,
+      moved,
+      day: await DayCount.open(this.#persist),
       floorMs: () => timeFloorMs(trust.set),
       roundTrips: () => roundTrips.look([node.port(4) || node.port(6), this.#config.bulkPort]),
-      apply: (verdict) => driver.limit({ ...verdict, perPeerRate: this.#config.traffic.perPeerRate }),
+      apply: ({ sendRate, receiveRate, closedLinks }) =>
+        driver.limit({
+          sendRate,
+          receiveRate,
+          perPeerRate: this.#config.traffic.perPeerRate,
+          closed: new Set(
+            closedLinks.size === 0 ? [] : node.members().flatMap(({ id }) => (closedLinks.has(linkOf(id)) ? [id] : [])),
+          ),
+        }),
     })
     yieldToTheRobot(this.#config.nice)
     const chunks: ChunkSource = {
@@ -151,7 +164,7 @@ export class Agent {
       fetcher,
       chunks,
       quotaBytes: this.#config.carryBytes,
-      fetchedBytes: () => this.#counters.fetchedBytes,
+      fetchedBytes: () => moved.fetchedBytes,
       log: this.#log,
     })
     const device = {
@@ -192,7 +205,7 @@ export class Agent {
         setTimeout(() => this.#ended({ reboot: true, why }), 300)
       },
       onForgotten: (artifact) => driver.forget(artifact),
-      fetchedBytes: () => this.#counters.fetchedBytes,
+      fetchedBytes: () => moved.fetchedBytes,
       sleep: pause,
     })
     await this.#registerSlots(store, blobs, driver)
@@ -219,7 +232,7 @@ export class Agent {
       log: this.#log,
       holds: this.#holds,
       traffic,
-      counters: this.#counters,
+      counters: moved,
     }
     const own = await OwnRecord.open(
       this.#persist,
@@ -234,7 +247,7 @@ export class Agent {
     consider = async () => {
       const set = trust.set
       await updater.consider()
-      holders.seek(updater.wanted(), this.#counters.fetchedBytes)
+      holders.seek(updater.wanted(), moved.fetchedBytes)
       const others = listReleases(set, DEVICE_RULES).filter(
         (pointer) =>
           pointer.halted === undefined && !(pointer.board === device.board && pointer.channel === device.channel),

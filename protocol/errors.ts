@@ -1,7 +1,8 @@
 /**
  * Closed table of failures a person or a script can meet, with the exit code of each.
  * Exit codes: 1 unexpected, 2 usage or bad input, 3 trust refused, 4 not found or out of reach,
- * 5 no room or disk failure, 6 state forbids it now, 7 the release failed or fell back, or the build failed.
+ * 5 no room or disk failure, 6 state forbids it now, 7 the release failed or fell back, the build failed or is not
+ * the same as another.
  */
 export const EXIT_CODES = {
   USAGE: 2,
@@ -34,6 +35,7 @@ export const EXIT_CODES = {
   BUSY: 6,
   FELL_BACK: 7,
   BUILD_FAILED: 7,
+  NOT_REPRODUCIBLE: 7,
   UNEXPECTED: 1,
 } as const
 

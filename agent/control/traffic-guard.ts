@@ -1,24 +1,20 @@
 import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
-import type { Disk } from '../store/disk.ts'
-import { GenerationFile } from '../store/generation-file.ts'
-import { parseJson, shape } from '../../protocol/shape.ts'
+import type { DayCount } from './day-count.ts'
+import type { MovedBytes } from './moved-bytes.ts'
 import { WishList } from './wish-list.ts'
 import { type RoundTrip, Yielding, type YieldVerdict } from './yielding.ts'
 import { judgeTraffic, type TrafficRules, type TrafficVerdict, type TrafficWish } from './traffic-policy.ts'
 
 const TICK_MS = 1_000
 const METERED_EVERY_MS = 30_000
-const SAVE_BYTES = 16 * 2 ** 20
-const DAY_MS = 86_400_000
 
 export type TrafficGuardDeps = {
   readonly rules: TrafficRules
   /** Written by the robot: line 1 KiB per second, line 2 the reason. While it exists it holds. */
   readonly file: string
-  readonly persist: Disk
-  /** Bytes sent and received since the agent started. */
-  readonly movedBytes: () => number
+  readonly moved: MovedBytes
+  readonly day: DayCount
   /** The earliest that today can be: boards wake up in 1970. */
   readonly floorMs: () => number
   /** Round trips of the connections to peers; undefined where the system does not tell. */
@@ -29,12 +25,7 @@ export type TrafficGuardDeps = {
 /** Keeps the limits of the transfer in line with what the robot, the calendar, the budget and the link allow. */
 export class TrafficGuard {
   readonly #deps: TrafficGuardDeps
-  readonly #file: GenerationFile
   readonly #wishes = new WishList<TrafficWish>()
-  #day: number
-  #dayBytes: number
-  #countedBytes = 0
-  #savedBytes: number
   #metered = false
   #meteredMs = -Infinity
   readonly #yielding: Yielding
@@ -42,23 +33,15 @@ export class TrafficGuard {
   #movedBytes = 0
   #movedMs = performance.now()
   #timer: NodeJS.Timeout | undefined
-  verdict: TrafficVerdict = { sendRate: Infinity, receiveRate: Infinity, reasons: [] }
+  verdict: TrafficVerdict = { sendRate: Infinity, receiveRate: Infinity, reasons: [], closedLinks: new Set() }
 
-  private constructor(deps: TrafficGuardDeps, file: GenerationFile, day: number, dayBytes: number) {
+  private constructor(deps: TrafficGuardDeps) {
     this.#deps = deps
-    this.#file = file
-    this.#day = day
-    this.#dayBytes = dayBytes
-    this.#savedBytes = dayBytes
     this.#yielding = new Yielding(deps.rules.maxDelayMs)
   }
 
   static async open(deps: TrafficGuardDeps): Promise<TrafficGuard> {
-    const file = new GenerationFile(deps.persist, 'update/traffic', 256)
-    const bytes = await file.read()
-    const json = bytes === undefined ? {} : shape.object(parseJson(bytes, 'traffic', 256), 'traffic')
-    const number = (key: string) => (json[key] === undefined ? 0 : shape.integer(json[key], `traffic.${key}`, 0))
-    const guard = new TrafficGuard(deps, file, number('day'), number('bytes'))
+    const guard = new TrafficGuard(deps)
     await guard.#tick()
     guard.#timer = setInterval(() => void guard.#tick().catch(() => {}), TICK_MS) // a full disk: counted in memory
     guard.#timer.unref()
@@ -83,7 +66,7 @@ export class TrafficGuard {
   }
 
   get todayBytes(): number {
-    return this.#dayBytes
+    return this.#deps.day.total
   }
 
   async #tick(): Promise<void> {
@@ -94,13 +77,15 @@ export class TrafficGuard {
     }
     await this.#yield()
     const wish = await readTrafficFile(this.#deps.file)
+    this.#deps.day.count(this.#deps.moved.byLink, Math.max(Date.now(), this.#deps.floorMs()))
     this.#judge(wish === undefined ? [] : [wish])
-    await this.#count()
+    const { dailyBytes, dailyBytesOf } = this.#deps.rules
+    if (dailyBytes !== Infinity || dailyBytesOf.size > 0) await this.#deps.day.save()
   }
 
   async #yield(): Promise<void> {
     const nowMs = performance.now()
-    const bytes = this.#deps.movedBytes()
+    const bytes = this.#deps.moved.fetchedBytes + this.#deps.moved.servedBytes
     const moved = ((bytes - this.#movedBytes) * 1_000) / Math.max(1, nowMs - this.#movedMs)
     this.#movedBytes = bytes
     this.#movedMs = nowMs
@@ -115,26 +100,11 @@ export class TrafficGuard {
       nowMs,
       wishes: [...this.#wishes.current(nowMs), ...more],
       wallClock: new Date(),
-      todayBytes: this.#dayBytes,
+      today: this.#deps.day.byLink,
       metered: this.#metered,
       yielded: this.#yielded,
     })
     this.#deps.apply(this.verdict)
-  }
-
-  async #count(): Promise<void> {
-    const moved = this.#deps.movedBytes()
-    this.#dayBytes += moved - this.#countedBytes
-    this.#countedBytes = moved
-    const day = Math.floor(Math.max(Date.now(), this.#deps.floorMs()) / DAY_MS)
-    if (day > this.#day) {
-      this.#day = day
-      this.#dayBytes = 0
-      this.#savedBytes = -SAVE_BYTES
-    }
-    if (this.#deps.rules.dailyBytes === Infinity || this.#dayBytes - this.#savedBytes < SAVE_BYTES) return
-    this.#savedBytes = this.#dayBytes
-    await this.#file.write(Buffer.from(JSON.stringify({ day: this.#day, bytes: this.#dayBytes })))
   }
 }
 

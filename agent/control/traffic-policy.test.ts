@@ -11,7 +11,7 @@ const now = (change: Partial<TrafficConditions> = {}): TrafficConditions => ({
   nowMs: 0,
   wishes: [],
   wallClock: new Date(2026, 10, 24, 12, 0),
-  todayBytes: 0,
+  today: new Map(),
   metered: false,
   yielded: { rate: Infinity, queueMs: 0 },
   ...change,
@@ -19,7 +19,7 @@ const now = (change: Partial<TrafficConditions> = {}): TrafficConditions => ({
 
 describe('traffic limits', () => {
   it('are none by default, but on a metered connection', () => {
-    expect(judgeTraffic(rules(), now())).toEqual({ sendRate: Infinity, receiveRate: Infinity, reasons: [] })
+    expect(judgeTraffic(rules(), now())).toMatchObject({ sendRate: Infinity, receiveRate: Infinity, reasons: [] })
     expect(judgeTraffic(rules(), now({ metered: true }))).toMatchObject({
       sendRate: 0,
       reasons: ['nothing: metered connection'],
@@ -30,19 +30,37 @@ describe('traffic limits', () => {
     const yaml = 'traffic: {sendKiB: 500, quietHours: ["11:00-13:00"], quietKiB: 100, dailyMiB: 10}'
     const verdict = judgeTraffic(
       rules(yaml),
-      now({ wishes: [{ reason: 'teleoperation', rate: 20_480, untilMs: 1 }], todayBytes: 1 }),
+      now({ wishes: [{ reason: 'teleoperation', rate: 20_480, untilMs: 1 }], today: new Map([['eth0', 1]]) }),
     )
-    expect(verdict).toEqual({
+    expect(verdict).toMatchObject({
       sendRate: 20_480,
       receiveRate: 20_480,
       reasons: ['send 500 KiB/s: agent.yaml', '20 KiB/s: teleoperation', '100 KiB/s: quiet hours'],
     })
     expect(judgeTraffic(rules(yaml), now({ wallClock: new Date(2026, 10, 24, 14, 0) })).receiveRate).toBe(Infinity)
-    expect(judgeTraffic(rules(yaml), now({ todayBytes: 10 * 2 ** 20 }))).toMatchObject({ sendRate: 0, receiveRate: 0 })
+    expect(judgeTraffic(rules(yaml), now({ today: new Map([['eth0', 10 * 2 ** 20]]) }))).toMatchObject({
+      sendRate: 0,
+      receiveRate: 0,
+    })
+  })
+
+  it('of a day may be for single interfaces: only that one is closed', () => {
+    const verdict = judgeTraffic(
+      rules('traffic: {dailyMiB: {wwan0: 10, wlan0: 20}}'),
+      now({
+        today: new Map([
+          ['wwan0', 10 * 2 ** 20],
+          ['wlan0', 10 * 2 ** 20],
+        ]),
+      }),
+    )
+    expect(verdict).toMatchObject({ sendRate: Infinity, closedLinks: new Set(['wwan0']) })
+    expect(verdict.reasons).toEqual(['nothing over wwan0: its daily budget is used up'])
+    expect(() => rules('traffic: {dailyMiB: {wwan0: lots}}')).toThrow(/traffic.dailyMiB.wwan0/)
   })
 
   it('follow round trips, and say by how much they rose', () => {
-    expect(judgeTraffic(rules(), now({ yielded: { rate: 204_800, queueMs: 234.5 } }))).toEqual({
+    expect(judgeTraffic(rules(), now({ yielded: { rate: 204_800, queueMs: 234.5 } }))).toMatchObject({
       sendRate: 204_800,
       receiveRate: 204_800,
       reasons: ['200 KiB/s: round trips rose by 235 ms'],

@@ -16,6 +16,8 @@ export type TrafficRules = {
   readonly quietRate: number
   /** What may be sent and received together on a day; Infinity for no limit. */
   readonly dailyBytes: number
+  /** The same for single interfaces. */
+  readonly dailyBytesOf: ReadonlyMap<string, number>
   readonly meteredRate: number
   /** Queueing delay on the way to peers that is borne, milliseconds; 0 for any. */
   readonly maxDelayMs: number
@@ -26,14 +28,19 @@ export type TrafficConditions = {
   readonly nowMs: number
   readonly wishes: readonly TrafficWish[]
   readonly wallClock: Date
-  readonly todayBytes: number
+  /** By interface. */
+  readonly today: ReadonlyMap<string, number>
   readonly metered: boolean
   /** What round trips speak for. */
   readonly yielded: YieldVerdict
 }
 
 /** Limits with the reason of each; no reasons when nothing is limited. */
-export type TrafficVerdict = TrafficLimits & { readonly reasons: readonly string[] }
+export type TrafficVerdict = TrafficLimits & {
+  readonly reasons: readonly string[]
+  /** Interfaces over which no chunk moves today any more. */
+  readonly closedLinks: ReadonlySet<string>
+}
 
 /**
  * How fast chunks may move now: the least of everything that applies. Pure. Metadata, records and halts are not
@@ -52,10 +59,13 @@ export function judgeTraffic(rules: TrafficRules, conditions: TrafficConditions)
   for (const wish of conditions.wishes) if (wish.untilMs > conditions.nowMs) limit(wish.rate, wish.reason)
   if (rules.quietHours.some((window) => isInside(window, conditions.wallClock))) limit(rules.quietRate, 'quiet hours')
   if (conditions.metered && rules.meteredRate !== Infinity) limit(rules.meteredRate, 'metered connection')
-  if (conditions.todayBytes >= rules.dailyBytes) limit(0, 'daily budget is used up')
+  const todayBytes = [...conditions.today.values()].reduce((sum, bytes) => sum + bytes, 0)
+  if (todayBytes >= rules.dailyBytes) limit(0, 'daily budget is used up')
+  const spent = [...rules.dailyBytesOf].filter(([name, most]) => (conditions.today.get(name) ?? 0) >= most)
+  for (const [name] of spent) reasons.push(`nothing over ${name}: its daily budget is used up`)
   const { rate, queueMs } = conditions.yielded
   if (rate !== Infinity) limit(rate, `round trips rose by ${Math.round(queueMs)} ms`)
-  return { sendRate, receiveRate, reasons }
+  return { sendRate, receiveRate, reasons, closedLinks: new Set(spent.map(([name]) => name)) }
 }
 
 function describeRate(rate: number): string {

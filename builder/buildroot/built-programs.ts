@@ -24,12 +24,27 @@ function readIfThere(path: string): string | undefined {
   return existsSync(path) ? readFileSync(path, 'utf8') : undefined
 }
 
+/** The symbol that says that a program is built at all, and the target that configures it. */
+const CONFIGURE = [
+  { kind: 'kernel', symbol: 'BR2_LINUX_KERNEL', target: 'linux-configure' },
+  { kind: 'busybox', symbol: 'BR2_PACKAGE_BUSYBOX', target: 'busybox-configure' },
+  { kind: 'uboot', symbol: 'BR2_TARGET_UBOOT_BUILD_SYSTEM_KCONFIG', target: 'uboot-configure' },
+] as const
+
+/** The make targets after which the fragments of layers can be checked: hours before the images would be done. Pure. */
+export function configureTargets({ symbols }: Pick<Composition, 'symbols'>, dotConfig: string): readonly string[] {
+  const config = parseDotConfig(dotConfig)
+  return CONFIGURE.filter(({ kind, symbol }) => symbols[kind].size > 0 && config.get(symbol) === 'y').map(
+    ({ target }) => target,
+  )
+}
+
 /**
  * What became of the kernel, U-Boot and BusyBox fragments. Buildroot merges them and never looks whether they took effect; a
  * kernel that lost SQUASHFS does not boot.
- * @param configs - the `.config` of each program that was built
+ * @param configs - the `.config` of each program that was configured
  */
-export function checkBuiltFragments(
+export function checkFragments(
   { symbols }: Pick<Composition, 'symbols'>,
   configs: Readonly<Partial<Record<FragmentKind, string | undefined>>>,
 ): readonly Finding[] {
@@ -44,7 +59,7 @@ export function checkBuiltFragments(
       const isEmpty = (value: string) => value === 'n' || value === '""'
       if (isEmpty(found) && isEmpty(setting.value)) return []
       const verdict = isEmpty(found) ? 'dropped' : isEmpty(setting.value) ? 'selected' : 'value'
-      return [{ verdict, setting, found, why: `the ${kind} that was built has ${found}` }]
+      return [{ verdict, setting, found, why: `the ${kind} is configured with ${found}` }]
     })
   })
 }

@@ -4,7 +4,7 @@ import { FlotillaError } from '../../protocol/errors.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
 import { type BuildError, BuildProgress, type BuildStep } from './build-progress.ts'
 import hostPrograms from './host-programs.json' with { type: 'json' }
-import { type BuildPlace, runMake } from './run-make.ts'
+import { type BuildPlace, runMake, showInfo } from './run-make.ts'
 import type { Workspace } from './workspace.ts'
 
 /** A full build writes some gigabytes; with less than this it would end in the middle. */
@@ -30,16 +30,19 @@ function namesIn(directory: string): readonly string[] {
   }
 }
 
+/** A part of a build. @property check - throws when the build must not go on */
+export type BuildStage = { readonly targets: readonly string[]; readonly check: () => Promise<void> }
+
 /**
  * Builds a configured workspace. Output goes to `build.log` of the workspace; what is watched are the steps.
  * Interrupted, it goes on where it was: Buildroot's stamps say what is done.
- * @param targets - make targets, one after another
+ * @param stages - make targets, one after another; after those of a stage its check decides whether the build goes on
  * @throws FlotillaError NOT_FOUND naming all missing host packages, NOT_ENOUGH_SPACE, BUILD_FAILED with the first error
  */
 export async function compileWorkspace(
   place: BuildPlace,
   workspace: Workspace,
-  targets: readonly string[],
+  stages: readonly BuildStage[],
   onStep: (step: BuildStep) => void,
   signal: AbortSignal,
 ): Promise<void> {
@@ -60,9 +63,12 @@ export async function compileWorkspace(
       const step = progress.take(line)
       if (step !== undefined) onStep(step)
     }
-    for (const target of targets) {
-      const { code } = await runMake(place, [target], { onLine, signal })
-      if (code !== 0) throw failed(target, progress.error, join(workspace.generated, 'build.log'))
+    for (const { targets, check } of stages) {
+      for (const target of targets) {
+        const { code } = await runMake(place, [target], { onLine, signal })
+        if (code !== 0) throw failed(target, progress.error, join(workspace.generated, 'build.log'))
+      }
+      await check()
     }
   } finally {
     closeSync(log)
@@ -82,12 +88,9 @@ function failed(target: string, error: BuildError | undefined, log: string): Flo
 
 /** How many packages the configuration has; 0 when Buildroot does not tell. */
 async function countPackages(place: BuildPlace): Promise<number> {
-  const { code, output } = await runMake(place, ['-s', '--no-print-directory', 'show-info'])
-  const start = output.indexOf('{')
-  if (code !== 0 || start < 0) return 0
   try {
-    return Object.keys(shape.object(parseJson(Buffer.from(output.slice(start)), 'show-info', 2 ** 24), 'show-info'))
-      .length
+    const info = parseJson(Buffer.from(await showInfo(place)), 'show-info', 2 ** 24)
+    return Object.keys(shape.object(info, 'show-info')).length
   } catch {
     return 0
   }

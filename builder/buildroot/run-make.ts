@@ -76,6 +76,14 @@ export function runMake(
   })
 }
 
+/** What Buildroot says of every package of a configuration: a JSON text. @throws FlotillaError BUILD_FAILED */
+export async function showInfo(place: BuildPlace): Promise<string> {
+  const { code, output } = await runMake(place, ['-s', '--no-print-directory', 'show-info'])
+  const start = output.indexOf('{')
+  if (code === 0 && start >= 0) return output.slice(start)
+  throw new FlotillaError('BUILD_FAILED', `make show-info: ${output.trim().split('\n').at(-1) ?? `ended with ${code}`}`)
+}
+
 /** Runs `make` of Buildroot with this process's terminal. @returns its exit code */
 export function runMakeOnTerminal(place: BuildPlace, args: readonly string[]): Promise<number> {
   return runInherited('make', makeArguments(place, args), {

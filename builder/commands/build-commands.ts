@@ -1,24 +1,29 @@
-import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import type { Command } from 'commander'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { formatAge, LiveView } from '../../protocol/terminal/print.ts'
 import type { BuildStep } from '../buildroot/build-progress.ts'
 import { compileWorkspace } from '../buildroot/compile.ts'
-import { checkBuiltFragments, readBuiltConfig } from '../buildroot/built-programs.ts'
-import { type Configured, configureWorkspace, readWaivers } from '../buildroot/configure.ts'
-import { type Buildroot, findBuildroot } from '../buildroot/find-buildroot.ts'
-import { hookEnvironment } from '../buildroot/hook-environment.ts'
+import { checkFragments, configureTargets, readBuiltConfig } from '../buildroot/built-programs.ts'
+import { readWaivers } from '../buildroot/configure.ts'
 import { configDelta, menuOf } from '../buildroot/menuconfig-delta.ts'
-import { type BuildPlace, runInherited, runMakeOnTerminal } from '../buildroot/run-make.ts'
+import { runInherited, runMakeOnTerminal } from '../buildroot/run-make.ts'
 import { isError } from '../buildroot/strict-check.ts'
-import { Workspace } from '../buildroot/workspace.ts'
-import { type Composition, composeLayers } from '../layers/compose-layers.ts'
 import { formatSettings, mergeSettings, parseFragment } from '../layers/kconfig-fragment.ts'
 import { pathVariable } from '../layers/layer.ts'
-import { openCatalogue, openChain, type Surroundings, workspaceName } from '../layers/open-chain.ts'
+import { openCatalogue, type Surroundings } from '../layers/open-chain.ts'
 import { layerCommand, surroundings, type WhereOptions } from './layers-commands.ts'
+import {
+  configure,
+  configureIfStale,
+  hasAgent,
+  inWorkspace,
+  type Prepared,
+  refuseLost,
+  reportFindings,
+  requireAgent,
+} from './prepared-workspace.ts'
 
 /** `flotilla configure`: merge the layers, let Kconfig resolve them, and check that nothing was lost. */
 export function configureCommand(): Command {
@@ -29,7 +34,7 @@ export function configureCommand(): Command {
     .addHelpText(
       'after',
       `
-Kernel, BusyBox and U-Boot fragments are checked when they are built, by compile.
+Kernel, BusyBox and U-Boot fragments are checked by compile, before it builds anything of them.
 Buildroot is taken from BUILDROOT_DIR, else from a cached checkout, else cloned.
 A setting that was lost is an error; a layer that knows may waive it in metadata/waivers ("SYMBOL reason").
 
@@ -41,123 +46,11 @@ Examples:
       inWorkspace(options, async (prepared) => {
         const configured = await configure(prepared)
         if (options.json === true) process.stdout.write(`${JSON.stringify(configured, null, 2)}\n`)
-        else report(configured.findings)
+        else reportFindings(configured.findings)
         refuseLost(prepared, configured)
         const { workspace, buildroot } = prepared
         process.stderr.write(`workspace ${workspace.name} is configured for Buildroot ${buildroot.version}\n`)
       }),
-    )
-}
-
-/** A workspace of this command, taken for it, with everything that a build in it needs. */
-type Prepared = {
-  readonly composition: Composition
-  readonly workspace: Workspace
-  readonly buildroot: Buildroot
-  readonly place: BuildPlace
-  readonly config: string
-  readonly variables: Readonly<Record<string, string>>
-}
-
-/** Runs `work` in the workspace that the options name, alone. @throws FlotillaError BUSY and those of layers and Buildroot */
-async function inWorkspace<T>(options: WhereOptions, work: (prepared: Prepared) => Promise<T>): Promise<T> {
-  const where = surroundings(options)
-  const name = workspaceName(options.workspace)
-  const workspace = new Workspace(where.root, name, process.env)
-  // Without a choice of layers the last one of this workspace holds, as with SkiffOS.
-  const config = options.config ?? workspace.state()?.config ?? ''
-  const composition = composeLayers(openChain(where, config, name))
-  for (const warning of composition.warnings) process.stderr.write(`warning: ${warning}\n`)
-  const unlock = workspace.lock()
-  try {
-    const buildroot = findBuildroot(process.env, join(where.root, '.cache'), (line) =>
-      process.stderr.write(`${line}\n`),
-    )
-    if (!buildroot.pinned)
-      process.stderr.write(`note: Buildroot ${buildroot.version} is not the one that the layers are made for\n`)
-    const variables = hookEnvironment(composition, workspace, {
-      home: where.skiffos ?? where.root,
-      buildroot: buildroot.path,
-      version: gitSays(where.skiffos ?? where.root, 'describe', '--always', '--tags', '--dirty'),
-      commit: gitSays(where.skiffos ?? where.root, 'rev-parse', 'HEAD'),
-    })
-    const place = {
-      buildroot: buildroot.path,
-      output: workspace.output,
-      downloads: workspace.downloads,
-      externals: composition.externals,
-      variables: programs(where.root),
-    }
-    return await work({ composition, workspace, buildroot, place, config, variables })
-  } finally {
-    unlock()
-  }
-}
-
-/** What git says of the layers, `unknown` where they are in no repository. */
-function gitSays(directory: string, ...args: string[]): string {
-  try {
-    return execFileSync('git', ['-C', directory, ...args], {
-      encoding: 'utf8',
-      stdio: ['ignore', 'pipe', 'ignore'],
-    }).trim()
-  } catch {
-    return 'unknown'
-  }
-}
-
-/** Where the agent's bundle is: beside this program when that is bundled itself, else what `npm run bundle` made. */
-function programs(root: string): Readonly<Record<string, string>> {
-  const beside = dirname(process.argv[1] ?? '')
-  const found = [beside, join(root, 'dist')].find((directory) => existsSync(join(directory, 'flotilla-agent.mjs')))
-  return found === undefined ? {} : { FLOTILLA_PROGRAMS: found }
-}
-
-function hasAgent({ composition }: Prepared): boolean {
-  return composition.symbols.buildroot.get('BR2_PACKAGE_FLOTILLA_AGENT')?.setting.value === 'y'
-}
-
-/** @throws FlotillaError NOT_FOUND when the agent goes into the image and was not bundled */
-function requireAgent(prepared: Prepared): void {
-  if (hasAgent(prepared) && prepared.place.variables['FLOTILLA_PROGRAMS'] === undefined)
-    throw new FlotillaError('NOT_FOUND', 'compile: the agent is not bundled; run npm run bundle first')
-}
-
-async function configure({ composition, workspace, buildroot, config, variables }: Prepared): Promise<Configured> {
-  const configured = await configureWorkspace(composition, buildroot, workspace, variables)
-  if (configured.errors === 0)
-    workspace.save({
-      config,
-      sha256: composition.sha256,
-      buildroot: buildroot.version,
-      cflags: composition.cflags.join(' '),
-    })
-  return configured
-}
-
-function refuseLost({ workspace, buildroot }: Prepared, { errors }: Configured): void {
-  if (errors === 0) return
-  const what = `${errors} settings were lost on Buildroot ${buildroot.version}`
-  throw new FlotillaError(
-    'BAD_CONFIG',
-    `configure ${workspace.name}: ${what}; correct them, or waive them in metadata/waivers`,
-  )
-}
-
-/** Configures when something that goes in has changed, or never was. */
-async function configureIfStale(prepared: Prepared): Promise<void> {
-  const { composition, workspace, buildroot, config } = prepared
-  const state = workspace.state()
-  const isFresh =
-    state?.sha256 === composition.sha256 && state.buildroot === buildroot.version && state.config === config
-  if (isFresh && existsSync(join(workspace.output, '.config'))) return
-  const configured = await configure(prepared)
-  report(configured.findings)
-  refuseLost(prepared, configured)
-  // Buildroot rebuilds nothing for it.
-  if (state !== undefined && state.cflags !== composition.cflags.join(' '))
-    process.stderr.write(
-      'note: the compiler flags changed; what is built already keeps the old ones until flotilla br clean\n',
     )
 }
 
@@ -180,15 +73,19 @@ export function compileCommand(): Command {
         }
         // The agent's package is a copy of a bundle that may be newer than the last build: made anew, it takes a second.
         const targets = [...(hasAgent(prepared) ? ['flotilla-agent-dirclean'] : []), composition.buildTarget ?? 'all']
-        await compileWorkspace(place, workspace, targets, onStep, stop.signal)
-        await refuseLostFragments(prepared)
+        const config = readFileSync(join(workspace.output, '.config'), 'utf8')
+        const stages = [
+          { targets: configureTargets(composition, config), check: () => refuseLostFragments(prepared) },
+          { targets, check: () => Promise.resolve() },
+        ]
+        await compileWorkspace(place, workspace, stages, onStep, stop.signal)
         process.stderr.write(`built in ${formatAge((performance.now() - startedMs) / 1_000)}\n`)
         process.stdout.write(`${join(workspace.output, 'images')}\n`)
       })
     })
 }
 
-/** @throws FlotillaError BAD_CONFIG when a program that was built lost a setting of its fragments */
+/** @throws FlotillaError BAD_CONFIG when a program was configured without a setting of its fragments */
 async function refuseLostFragments({ composition, place, workspace }: Prepared): Promise<void> {
   const configs = {
     kernel: await readBuiltConfig('kernel', place),
@@ -196,16 +93,16 @@ async function refuseLostFragments({ composition, place, workspace }: Prepared):
     uboot: await readBuiltConfig('uboot', place),
   }
   const waivers = readWaivers(composition)
-  const findings = checkBuiltFragments(composition, configs).map((finding) => ({
+  const findings = checkFragments(composition, configs).map((finding) => ({
     ...finding,
     waived: waivers.get(finding.setting.symbol),
   }))
-  report(findings)
+  reportFindings(findings)
   const lost = findings.filter((finding) => isError(finding) && finding.waived === undefined).length
   if (lost > 0)
     throw new FlotillaError(
       'BAD_CONFIG',
-      `compile ${workspace.name}: ${lost} settings of kernel, BusyBox or U-Boot were lost; the images are not to be used`,
+      `compile ${workspace.name}: ${lost} settings of kernel, BusyBox or U-Boot were lost; correct them, or waive them in metadata/waivers`,
     )
 }
 
@@ -281,16 +178,4 @@ async function runTarget({ place, workspace }: Prepared, target: string, where: 
   writeFileSync(file, formatSettings([...mergeSettings([...earlier, ...later]).values()].map(({ setting }) => setting)))
   process.stderr.write(`${delta.length} settings are kept in ${file}\n`)
   return code
-}
-
-function report(findings: Configured['findings']): void {
-  for (const finding of findings) {
-    const { setting, verdict, why, waived } = finding
-    const weight =
-      waived !== undefined ? 'waived' : isError(finding) ? 'error' : verdict === 'selected' ? 'warning' : 'note'
-    const reason = waived === undefined ? why : `${why}; waived: ${waived}`
-    process.stdout.write(
-      `${weight}: ${setting.file}:${setting.line}: ${setting.symbol}=${setting.value} ${verdict}: ${reason}\n`,
-    )
-  }
 }

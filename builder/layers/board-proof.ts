@@ -10,11 +10,13 @@ import { readText } from './layer.ts'
 export type ProofFile = Readonly<Record<string, BoardProof>>
 export type BoardProof = {
   readonly resolves: readonly string[]
+  /** Kernel versions on which the kernel fragments resolved exactly and every device tree was there. */
+  readonly kernels: readonly string[]
   readonly builds: readonly string[]
   readonly boots: readonly string[]
 }
 
-const NOTHING: BoardProof = { resolves: [], builds: [], boots: [] }
+const NOTHING: BoardProof = { resolves: [], kernels: [], builds: [], boots: [] }
 const MAX_BYTES = 262_144
 
 /** @returns nothing proven for a file that is not there. @throws FlotillaError BAD_INPUT when it cannot be read */
@@ -33,21 +35,33 @@ export function readProofs(file: string): ProofFile {
 function parseProof(value: unknown, path: string): BoardProof {
   const json = shape.object(value, path)
   const versions = (key: keyof BoardProof) =>
-    shape.array(json[key], `${path}.${key}`, 64).map((item) => shape.string(item, `${path}.${key}[]`, 64))
-  return { resolves: versions('resolves'), builds: versions('builds'), boots: versions('boots') }
+    shape.array(json[key] ?? [], `${path}.${key}`, 64).map((item) => shape.string(item, `${path}.${key}[]`, 64))
+  return {
+    resolves: versions('resolves'),
+    kernels: versions('kernels'),
+    builds: versions('builds'),
+    boots: versions('boots'),
+  }
 }
 
 /** The furthest step, with the versions it was taken on. Pure. */
 export function describeProof(proofs: ProofFile, board: string): string {
-  const { resolves, builds, boots } = proofs[board] ?? NOTHING
+  const { resolves, kernels, builds, boots } = proofs[board] ?? NOTHING
   if (boots.length > 0) return `boots in a VM (${boots.join(', ')})`
   if (builds.length > 0) return `builds (${builds.join(', ')})`
-  return resolves.length > 0 ? `resolves (${resolves.join(', ')})` : 'nothing yet'
+  const kernel = kernels.length > 0 ? `; kernel ${kernels.join(', ')}` : ''
+  return resolves.length > 0 ? `resolves (${resolves.join(', ')}${kernel})` : 'nothing yet'
 }
 
 /** A proof with what a test has just seen: a version that failed is taken out. Pure. */
-export function withResolved(proofs: ProofFile, board: string, version: string, resolved: boolean): ProofFile {
+export function withProof(
+  proofs: ProofFile,
+  board: string,
+  step: keyof BoardProof,
+  version: string,
+  passed: boolean,
+): ProofFile {
   const before = proofs[board] ?? NOTHING
-  const others = before.resolves.filter((other) => other !== version)
-  return { ...proofs, [board]: { ...before, resolves: resolved ? [...others, version].sort() : others } }
+  const others = before[step].filter((other) => other !== version)
+  return { ...proofs, [board]: { ...before, [step]: passed ? [...others, version].sort() : others } }
 }

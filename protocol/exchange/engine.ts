@@ -33,8 +33,8 @@ export type ExchangeInput =
   | { readonly type: 'chunk-rotten'; readonly artifact: string; readonly chunk: number }
   /** The peer's outgoing stream can take more. */
   | { readonly type: 'sent'; readonly peer: string }
-  /** How many bytes per second may be asked for; Infinity for no limit. */
-  | { readonly type: 'limit'; readonly receiveRate: number }
+  /** How many bytes per second may be asked for, Infinity for no limit; and peers that are asked for nothing. */
+  | { readonly type: 'limit'; readonly receiveRate: number; readonly closed: ReadonlySet<string> }
   | { readonly type: 'tick' }
 
 export type ExchangeEffect =
@@ -146,7 +146,7 @@ export class ExchangeEngine {
         this.#serving.sent(input.peer)
         break
       case 'limit':
-        this.#asking.limit(input.receiveRate)
+        this.#asking.limit(input.receiveRate, input.closed)
         break
       case 'tick':
         for (const [artifact, held] of this.#held) this.#serving.announce(artifact, held)

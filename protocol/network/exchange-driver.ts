@@ -18,7 +18,7 @@ import { BulkLinks, sendChunk } from './bulk-links.ts'
 import type { FleetNode } from './fleet-node.ts'
 import { FrameStream } from './frame-stream.ts'
 import { OpenCount } from './open-count.ts'
-import { SendBudget } from './send-budget.ts'
+import { SendBudget, type SendRates } from './send-budget.ts'
 
 /** The bulk protocol: questions and answers of the exchange engine. */
 export const EXCHANGE_PROTOCOL = '/flotilla/exchange/1'
@@ -42,6 +42,8 @@ export type ExchangeEvents = {
   readonly storeFailed: (artifact: string, error: unknown) => void
   readonly rotten: (artifact: string, chunk: number) => void
 }
+
+export type ExchangeRates = SendRates & { readonly receiveRate: number }
 
 const NOTHING = new Uint8Array()
 
@@ -107,9 +109,9 @@ export class ExchangeDriver {
    * Limits how fast chunks move, in bytes per second: Infinity for no limit, 0 for nothing. Questions, small files and
    * news are not limited.
    */
-  limit(rates: { readonly sendRate: number; readonly receiveRate: number; readonly perPeerRate: number }): void {
-    this.#budget.limit(rates.sendRate, rates.perPeerRate)
-    this.#apply({ type: 'limit', receiveRate: rates.receiveRate })
+  limit(limits: ExchangeRates): void {
+    this.#budget.limit(limits)
+    this.#apply({ type: 'limit', receiveRate: limits.receiveRate, closed: limits.closed })
   }
 
   want(index: ChunkIndex, have: Bitmap, priority: number): void {

@@ -120,7 +120,7 @@ describe('a build with the fixture of Buildroot', () => {
     const lost = await flotilla('compile')
     expect([lost.code, lost.stdout]).toEqual([
       2,
-      expect.stringMatching(/kernel\/more:1: CONFIG_LOST=y dropped: the kernel that was built has n/),
+      expect.stringMatching(/kernel\/more:1: CONFIG_LOST=y dropped: the kernel is configured with n/),
     ])
     write({ 'configs/my/robot/metadata/waivers': 'CONFIG_LOST older kernels only\n' })
     expect((await flotilla('compile')).code).toBe(0)

@@ -4,10 +4,11 @@ import { join, resolve } from 'node:path'
 import { configureWorkspace } from '../../builder/buildroot/configure.ts'
 import { type Buildroot, readBuildroot } from '../../builder/buildroot/find-buildroot.ts'
 import { runMake } from '../../builder/buildroot/run-make.ts'
+import { makeSbom } from '../../builder/buildroot/sbom.ts'
 import { isError } from '../../builder/buildroot/strict-check.ts'
 import { Workspace } from '../../builder/buildroot/workspace.ts'
 import { readBoard } from '../../builder/layers/board.ts'
-import { type ProofFile, readProofs, withResolved } from '../../builder/layers/board-proof.ts'
+import { type ProofFile, readProofs, withProof } from '../../builder/layers/board-proof.ts'
 import { composeLayers } from '../../builder/layers/compose-layers.ts'
 import { openCatalogue, openChain } from '../../builder/layers/open-chain.ts'
 import { messageOf } from '../../protocol/errors.ts'
@@ -42,7 +43,7 @@ try {
       const chains = [name, `${name},flotilla/agent${more}`]
       let resolved = true
       for (const config of chains) resolved = (await resolves(config, workspace, buildroot)) && resolved
-      proofs = withResolved(proofs, name, buildroot.version, resolved)
+      proofs = withProof(proofs, name, 'resolves', buildroot.version, resolved)
     }
   }
 } finally {
@@ -57,8 +58,10 @@ async function resolves(config: string, workspace: Workspace, buildroot: Buildro
     const composition = composeLayers(openChain(where, config, 'default'))
     const { findings, errors } = await configureWorkspace(composition, buildroot, workspace, {})
     // Once for each Buildroot: it takes seconds, and is the same for all.
-    if (config.startsWith('virt/qemu,') && config.includes('flotilla/modules'))
+    if (config.startsWith('virt/qemu,') && config.includes('flotilla/modules')) {
       await requireModulesImage(workspace, buildroot, composition.externals)
+      await requireSbom(workspace, buildroot, composition.externals)
+    }
     total[errors === 0 ? 'passed' : 'failed'] += 1
     process.stdout.write(
       `${errors === 0 ? 'ok    ' : 'FAILED'} ${buildroot.version}  ${config}: ${composition.symbols.buildroot.size} settings, ${errors} lost\n`,
@@ -85,4 +88,22 @@ async function requireModulesImage(
   const made = await runMake(place, ['-s', '--no-print-directory', 'printvars', 'VARS=TARGETS_ROOTFS'])
   for (const image of ['rootfs-squashfs', 'rootfs-flotilla-modules'])
     if (!made.output.includes(image)) throw new Error(`make would not build ${image}: ${made.output.trim()}`)
+}
+
+/** The bill of materials names Buildroot's own packages and ours, without a network. */
+async function requireSbom(
+  { output, downloads }: Workspace,
+  buildroot: Buildroot,
+  externals: readonly string[],
+): Promise<void> {
+  const place = { buildroot: buildroot.path, output, downloads, externals, variables: {} }
+  const sbom = JSON.parse(await makeSbom(place, { name: 'virt/qemu', version: '1' })) as {
+    bomFormat: string
+    components: { name: string; licenses?: { license: { id?: string } }[] }[]
+  }
+  const named = (name: string) => sbom.components.find((component) => component.name === name)
+  if (sbom.bomFormat !== 'CycloneDX' || named('flotilla-agent') === undefined)
+    throw new Error(`the SBOM lacks the agent: ${sbom.components.length} components`)
+  if (named('openssh')?.licenses?.some(({ license }) => license.id !== undefined) !== true)
+    throw new Error('the SBOM does not name licences by their SPDX id')
 }

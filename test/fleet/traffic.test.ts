@@ -75,4 +75,22 @@ describe('a robot that needs the link for itself', () => {
     expect((await fleet.status('a1')).servedBytes).toBe(served)
     expect((await fleet.status('a1')).running?.version).toBe('2')
   })
+
+  it('moves nothing over an interface whose daily budget is used up, and says so', async () => {
+    const restart = async (dailyMiB: Readonly<Record<string, number>>) => {
+      await fleet.powerOff('busy')
+      fleet.configure('busy', { traffic: { dailyMiB } })
+      fleet.start('busy')
+    }
+    await restart({ eth0: 0 })
+    await fleet.release('pi-4', '4', images.r1)
+    const seeding = await fleet.startFlotilla(['seed', 'a2', 'pi-4@4'])
+    await fleet.untilRunning('a2', '4')
+    await fleet.untilHeard('busy', 'a2', (row) => row.version === '4' && row.state === 'proven')
+    const limits = ['nothing over eth0: its daily budget is used up']
+    expect(await fleet.status('busy')).toMatchObject({ fetchedBytes: 0, servedBytes: 0, limits })
+    await restart({ eth0: 10_000, wlan0: 0 })
+    await fleet.untilRunning('busy', '4')
+    await fleet.end(seeding)
+  })
 })

@@ -23,6 +23,19 @@ const PACKAGES = {
     ...JSON.parse(readFileSync(join(root, 'builder/buildroot/host-programs.json'), 'utf8')),
     ping: 'iputils-ping',
   },
+  'test:kernels': {
+    '/usr/src/linux-source-6.12.tar.xz': 'linux-source-6.12',
+    'aarch64-linux-gnu-gcc': 'gcc-aarch64-linux-gnu',
+    'arm-linux-gnueabihf-gcc': 'gcc-arm-linux-gnueabihf',
+    gcc: 'gcc',
+    make: 'make',
+    flex: 'flex',
+    bison: 'bison',
+    bc: 'bc',
+    xz: 'xz-utils',
+    '/usr/include/openssl/ssl.h': 'libssl-dev',
+    '/usr/include/libelf.h': 'libelf-dev',
+  },
   bench: {
     mksquashfs: 'squashfs-tools',
     ip: 'iproute2',
@@ -57,6 +70,7 @@ const entry = {
   bundle: ['test/setup/bundle.ts'],
   fuzz: ['test/fuzz/fuzz.ts'],
   'test:buildroot': ['test/buildroot/resolve-boards.ts'],
+  'test:kernels': ['test/buildroot/resolve-kernels.ts'],
   'test:skiffos': ['test/buildroot/compare-skiffos.ts'],
 }[task]
 if (entry === undefined) {

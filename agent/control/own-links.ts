@@ -1,0 +1,51 @@
+import { BlockList, isIPv4 } from 'node:net'
+import { networkInterfaces } from 'node:os'
+
+/** One address of an interface with its network, such as `{ name: 'wlan0', cidr: '10.0.0.7/24' }`. */
+export type OwnLink = { readonly name: string; readonly cidr: string }
+
+/** Addresses change when a robot moves; looking costs some 50 µs. */
+const FRESH_MS = 10_000
+
+/**
+ * The interface whose network a host is in; of several the one with the smallest network, and `other` when there is none: then
+ * it is behind a router. Pure.
+ */
+export function linkTowards(host: string, links: readonly OwnLink[]): string {
+  const family = isIPv4(host) ? 'ipv4' : 'ipv6'
+  const found = links
+    .map(({ name, cidr }) => {
+      const [network = '', prefix = ''] = cidr.split('/')
+      return { name, network, prefix: Number(prefix) }
+    })
+    .filter(({ network, prefix }) => {
+      if (isIPv4(network) !== (family === 'ipv4')) return false
+      const list = new BlockList()
+      list.addSubnet(network, prefix, family)
+      return list.check(host, family)
+    })
+    .sort((a, b) => b.prefix - a.prefix)
+  return found[0]?.name ?? 'other'
+}
+
+/** Knows over which interface each host is reached, as of the last seconds. */
+export class OwnLinks {
+  readonly #byHost = new Map<string, string>()
+  #lookedMs = -Infinity
+
+  /** @returns the interface's name, or `other` */
+  towards(host: string): string {
+    if (performance.now() - this.#lookedMs > FRESH_MS) {
+      this.#lookedMs = performance.now()
+      this.#byHost.clear()
+    }
+    const known = this.#byHost.get(host)
+    if (known !== undefined) return known
+    const links = Object.entries(networkInterfaces()).flatMap(([name, addresses]) =>
+      (addresses ?? []).flatMap(({ cidr }) => (cidr === null ? [] : [{ name, cidr }])),
+    )
+    const name = linkTowards(host, links)
+    this.#byHost.set(host, name) // forgotten every ten seconds: never more than there are members
+    return name
+  }
+}
