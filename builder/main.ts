@@ -3,7 +3,7 @@ import { runCommandLine } from '../protocol/terminal/run-command.ts'
 import { brCommand, cmdCommand, compileCommand, configureCommand } from './commands/build-commands.ts'
 import { deviceCommand } from './commands/device-command.ts'
 import { fleetCommand } from './commands/fleet-commands.ts'
-import { compareCommand, legalInfoCommand, sbomCommand } from './commands/image-commands.ts'
+import { compareCommand, imageCommand, legalInfoCommand, sbomCommand } from './commands/image-commands.ts'
 import { keysCommand } from './commands/keys-commands.ts'
 import { boardsCommand, layersCommand } from './commands/layers-commands.ts'
 import { releaseCommand } from './commands/release-commands.ts'
@@ -22,6 +22,7 @@ const program = new Command('flotilla')
   .addCommand(compileCommand())
   .addCommand(brCommand())
   .addCommand(cmdCommand())
+  .addCommand(imageCommand())
   .addCommand(sbomCommand())
   .addCommand(legalInfoCommand())
   .addCommand(compareCommand())

@@ -10,6 +10,9 @@ import { readWaivers } from '../buildroot/configure.ts'
 import { configDelta, menuOf } from '../buildroot/menuconfig-delta.ts'
 import { runInherited, runMakeOnTerminal } from '../buildroot/run-make.ts'
 import { isError } from '../buildroot/strict-check.ts'
+import { bootTogether } from '../images/collect-images.ts'
+import { manifestFor, writeManifest } from '../images/image-manifest.ts'
+import { readBoard } from '../layers/board.ts'
 import { formatSettings, mergeSettings, parseFragment } from '../layers/kconfig-fragment.ts'
 import { pathVariable } from '../layers/layer.ts'
 import { openCatalogue, type Surroundings } from '../layers/open-chain.ts'
@@ -79,10 +82,25 @@ export function compileCommand(): Command {
           { targets, check: () => Promise.resolve() },
         ]
         await compileWorkspace(place, workspace, stages, onStep, stop.signal)
+        noteImages(prepared)
         process.stderr.write(`built in ${formatAge((performance.now() - startedMs) / 1_000)}\n`)
         process.stdout.write(`${join(workspace.output, 'images')}\n`)
       })
     })
+}
+
+/** Leaves beside the images what `release create` and `image make` want to know of them. */
+function noteImages({ composition, workspace, buildroot, config }: Prepared): void {
+  const directory = join(workspace.output, 'images')
+  const boards = composition.layers.flatMap((layer) => readBoard(layer) ?? [])
+  const board = boards.at(-1)
+  if (board === undefined || !existsSync(directory)) return // a SkiffOS layer, or only a part was built
+  if (boards.length > 1)
+    process.stderr.write(
+      `note: ${boards.map(({ name }) => name).join(' and ')} are boards; the images are for ${board.name}\n`,
+    )
+  const files = bootTogether(directory)
+  writeManifest(directory, manifestFor(board, { layers: config, buildroot: buildroot.version, files }))
 }
 
 /** @throws FlotillaError BAD_CONFIG when a program was configured without a setting of its fragments */

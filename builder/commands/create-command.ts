@@ -3,6 +3,7 @@ import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { releaseBytes, shortId } from '../../protocol/release/description.ts'
 import { NO_ROLLOUT, parseRolloutPlan, type RolloutPlan } from '../../protocol/rollout/rollout-plan.ts'
 import { formatBytes } from '../../protocol/terminal/print.ts'
+import { MANIFEST, readManifest } from '../images/image-manifest.ts'
 import { prepareRelease } from '../release/create-release.ts'
 import { listKeys } from '../release/key-file.ts'
 import { Repository } from '../release/repository.ts'
@@ -12,7 +13,7 @@ import { signAndPublish } from './sign-and-publish.ts'
 
 type CreateOptions = {
   repo: string
-  board: string
+  board?: string
   channel: string
   images: string
   as: string
@@ -45,14 +46,14 @@ export function createCommand(name: 'create' | 'prepare'): Command {
         : 'the same up to the signatures: stage for `release sign`',
     )
     .addOption(repoOption())
-    .requiredOption('--board <board>', 'the board, such as pi-4')
+    .option('--board <board>', 'the board, such as pi-4 (default: what flotilla compile built)')
     .option('--channel <channel>', 'stable needs two signatures, others one', 'stable')
     .requiredOption(
       '--images <dir>',
       'kernel, rootfs.squashfs, modules.squashfs, device trees, boot files; containers/*.tar and skiff-core.yaml if there are any',
     )
     .requiredOption('--as <version>', 'the version people will read')
-    .option('--hardware <ids...>', 'hardware ids it may run on (default: the board)', [])
+    .option('--hardware <ids...>', 'hardware ids it may run on (default: those of the board)', [])
     .option('--min-seq <n>', 'releases below this sequence are refused for good once it is proven')
     .option('--deadline <seconds>', 'time a trial boot has to become healthy', '300')
     .option('--tries <n>', 'trial boots before the device falls back', '3')
@@ -104,16 +105,22 @@ Examples:
 }
 
 function prepare(repository: Repository, options: CreateOptions) {
+  const manifest = readManifest(options.images)
+  const board = options.board ?? manifest?.board
+  if (board === undefined)
+    throw new FlotillaError('USAGE', `release: ${options.images} has no ${MANIFEST} of flotilla compile; say --board`)
+  if (manifest !== undefined && manifest.board !== board)
+    throw new FlotillaError('BAD_INPUT', `release: ${options.images} was built for ${manifest.board}, not for ${board}`)
   const keys = listKeys(repository.keysDirectory())
   const prepared = prepareRelease(
     repository,
     { ci: keys.filter((key) => key.purpose === 'ci'), manager: keys.filter((key) => key.purpose === 'manager') },
     {
-      board: options.board,
+      board,
       channel: options.channel,
       version: options.as,
       images: options.images,
-      hardware: options.hardware,
+      hardware: options.hardware.length > 0 ? options.hardware : (manifest?.hardware ?? []),
       minSeq: options.minSeq === undefined ? undefined : wholeNumber(options.minSeq, '--min-seq'),
       health: {
         deadlineSeconds: wholeNumber(options.deadline, '--deadline'),

@@ -1,11 +1,18 @@
-import { writeFileSync } from 'node:fs'
+import { statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline/promises'
 import { Command } from 'commander'
 import { EXIT_CODES, FlotillaError } from '../../protocol/errors.ts'
+import { bar, formatBytes, LiveView } from '../../protocol/terminal/print.ts'
 import { makeSbom } from '../buildroot/sbom.ts'
 import { runMakeOnTerminal } from '../buildroot/run-make.ts'
 import { compareImages, describeDifference } from '../images/compare-images.ts'
-import { layerCommand, type WhereOptions } from './layers-commands.ts'
+import { boardName, MANIFEST, readManifest } from '../images/image-manifest.ts'
+import { readMedium, requireWritable, writeMedium } from '../images/medium.ts'
+import { writeDiskImage } from '../images/write-disk-image.ts'
+import { type Board, readBoard } from '../layers/board.ts'
+import { openCatalogue } from '../layers/open-chain.ts'
+import { layerCommand, surroundings, type WhereOptions } from './layers-commands.ts'
 import { configureIfStale, inWorkspace } from './prepared-workspace.ts'
 
 /** `flotilla sbom`: what is in the images, as CycloneDX. */
@@ -42,6 +49,116 @@ export function legalInfoCommand(): Command {
         process.stdout.write(`${join(prepared.workspace.output, 'legal-info')}\n`)
       }),
   )
+}
+
+type MakeOptions = WhereOptions & {
+  device: string
+  images: string
+  board?: string
+  bootSize?: string
+  size?: string
+}
+
+/** `flotilla image`: disk images of devices, and onto media. */
+export function imageCommand(): Command {
+  return new Command('image')
+    .description('disk images: make one of a device that was laid out, write it to a card or disk')
+    .addCommand(makeCommand())
+    .addCommand(writeCommand())
+}
+
+function makeCommand(): Command {
+  return layerCommand('make', 'a disk image that boots a device: boot loader, its release, its identity')
+    .argument('<file>', 'made anew')
+    .requiredOption('--device <dir>', 'what flotilla device create laid out')
+    .requiredOption('--images <dir>', 'what flotilla compile left: boot loader and boot files are taken from there')
+    .option('--board <layer>', 'the board, such as pi/4 (default: what the images were built for)')
+    .option('--boot-size <MiB>', 'of the boot partition (default: room for three releases)')
+    .option('--size <MiB>', 'of the whole image (default: as small as it can be; persist grows on the device)')
+    .addHelpText(
+      'after',
+      `
+Needs no root. The last partition, persist, grows to the medium when the device boots first.
+
+Example:
+  flotilla device create robot-3 pi-4@2026.11.2 --name robot-3
+  flotilla image make robot-3.img --device robot-3 --images workspaces/pi4/images`,
+    )
+    .action((file: string, options: MakeOptions) => {
+      const board = boardOf(options)
+      if (board.layout === undefined)
+        throw new FlotillaError('BAD_INPUT', `make image: ${board.name} boots from no disk; an engine starts it`)
+      const mebibytes = (text: string | undefined, what: string) => {
+        if (text === undefined) return undefined
+        if (!/^\d{1,9}$/.test(text))
+          throw new FlotillaError('USAGE', `make image: ${what} ${text} is not a whole number`)
+        return Number(text) * 2 ** 20
+      }
+      const plan = writeDiskImage({
+        layout: board.layout,
+        efi: board.family === 'systemd-boot',
+        device: options.device,
+        images: options.images,
+        file,
+        bootPartitionBytes: mebibytes(options.bootSize, '--boot-size'),
+        totalBytes: mebibytes(options.size, '--size'),
+      })
+      if (options.json === true) process.stdout.write(`${JSON.stringify({ file, ...plan }, null, 2)}\n`)
+      else
+        process.stdout.write(
+          `${file}: ${formatBytes(plan.lengthBytes)}, ${plan.partitions.map(({ name, lengthBytes }) => `${name} ${formatBytes(lengthBytes)}`).join(', ')}\n`,
+        )
+    })
+}
+
+function boardOf(options: MakeOptions): Board {
+  const catalogue = openCatalogue(surroundings(options))
+  const manifest = options.board === undefined ? readManifest(options.images) : undefined
+  const boards = catalogue.list().flatMap(({ name }) => readBoard(catalogue.get(name, 'image make')) ?? [])
+  const found = boards.find(({ name }) => name === options.board || boardName(name) === manifest?.board)
+  if (found !== undefined) return found
+  if (options.board !== undefined)
+    throw new FlotillaError('NOT_FOUND', `make image: ${options.board} is not a board; see flotilla boards`)
+  throw new FlotillaError('USAGE', `make image: ${options.images} has no ${MANIFEST} of flotilla compile; say --board`)
+}
+
+function writeCommand(): Command {
+  return new Command('write')
+    .description('write an image to a card or disk, and read it back')
+    .argument('<image>')
+    .argument('<device>', 'a whole disk, such as /dev/sdb; everything on it is lost')
+    .option('--yes', 'do not ask')
+    .addHelpText(
+      'after',
+      '\nA disk that is mounted, used or too small is refused.\n\nExample:\n  flotilla image write robot-3.img /dev/sdb',
+    )
+    .action(async (image: string, device: string, options: { yes?: boolean }) => {
+      const { size } = statSync(image, { throwIfNoEntry: false }) ?? {}
+      if (size === undefined) throw new FlotillaError('NOT_FOUND', `write ${image}: there is no such file`)
+      const medium = readMedium(device)
+      requireWritable(medium, size)
+      const what = `${medium.path} ${medium.model} ${formatBytes(medium.lengthBytes)}`.replaceAll(/ +/g, ' ')
+      if (options.yes !== true)
+        await confirm(`everything on ${what} will be lost; type ${medium.path} to go on: `, medium.path)
+      const view = new LiveView()
+      let shown = -1
+      writeMedium(image, medium.path, (share) => {
+        const percent = Math.floor(share * 100)
+        if (percent === shown || (!process.stderr.isTTY && percent % 10 !== 0)) return
+        shown = percent
+        view.draw([`${bar(percent, 30)} ${percent} %  ${percent < 50 ? 'writing' : 'reading back'}`])
+      })
+      process.stdout.write(`${image} is on ${what}, read back and the same\n`)
+    })
+}
+
+/** @throws FlotillaError USAGE where nobody can be asked, ON_HOLD when the answer is another */
+async function confirm(question: string, wanted: string): Promise<void> {
+  if (!process.stdin.isTTY) throw new FlotillaError('USAGE', 'write: there is no terminal to ask on; say --yes')
+  const terminal = createInterface({ input: process.stdin, output: process.stderr })
+  const answer = await terminal.question(question)
+  terminal.close()
+  if (answer.trim() !== wanted) throw new FlotillaError('ON_HOLD', 'write: not confirmed; nothing was written')
 }
 
 /** `flotilla compare A B`: whether two builds are the same, and where they are not. */

@@ -28,9 +28,29 @@ export type Board = {
   readonly bootloader: string
   /** Where proprietary code comes in. */
   readonly blobs: string
-  /** The partition layout, by name. */
-  readonly layout: string
+  /** How a medium is laid out that it boots from; undefined where something else starts it, such as an engine. */
+  readonly layout: BoardLayout | undefined
 }
+
+/** `gpt`, or `dos` where the boot ROM reads code from where a GPT has its table, or knows no GPT. */
+export type BoardLayout = {
+  readonly table: 'gpt' | 'dos'
+  /** Code that the boot ROM or the firmware reads at a fixed place. */
+  readonly raw: readonly RawImage[]
+  /** A directory of the images whose files lie in the root of the boot partition, such as `rpi-firmware`. */
+  readonly bootFiles: string | undefined
+}
+
+/** Bytes of a file of the images, at a place of the medium. @property atBytes - on the medium @property fromBytes - in the file */
+export type RawImage = {
+  readonly file: string
+  readonly atBytes: number
+  readonly fromBytes: number
+  readonly lengthBytes: number | undefined
+}
+
+/** The boot partition begins behind it. */
+export const FIRST_PARTITION_BYTES = 16 * 2 ** 20
 
 const KEYS = ['arch', 'family', 'hardware', 'kernel', 'bootloader', 'blobs', 'layout']
 
@@ -55,9 +75,31 @@ export function readBoard(layer: Layer): Board | undefined {
       kernel: text('kernel'),
       bootloader: text('bootloader'),
       blobs: text('blobs'),
-      layout: text('layout'),
+      layout: json['layout'] === 'none' ? undefined : toLayout(json['layout'], `${file}: layout`),
     }
   } catch (cause) {
     throw new FlotillaError('BAD_CONFIG', messageOf(cause), { cause })
+  }
+}
+
+function toLayout(value: unknown, path: string): BoardLayout {
+  const json = shape.object(value, path)
+  shape.onlyKeys(json, path, ['table', 'raw', 'bootFiles'])
+  return {
+    table: shape.oneOf(json['table'], `${path}.table`, ['gpt', 'dos']),
+    raw: shape.array(json['raw'] ?? [], `${path}.raw`, 16).map((item) => toRawImage(item, `${path}.raw[]`)),
+    bootFiles: json['bootFiles'] === undefined ? undefined : shape.string(json['bootFiles'], `${path}.bootFiles`, 128),
+  }
+}
+
+function toRawImage(value: unknown, path: string): RawImage {
+  const json = shape.object(value, path)
+  shape.onlyKeys(json, path, ['file', 'at', 'from', 'length'])
+  const bytes = (key: string, most: number) => shape.integer(json[key] ?? 0, `${path}.${key}`, 0, most)
+  return {
+    file: shape.string(json['file'], `${path}.file`, 128),
+    atBytes: bytes('at', FIRST_PARTITION_BYTES),
+    fromBytes: bytes('from', 2 ** 31),
+    lengthBytes: json['length'] === undefined ? undefined : bytes('length', FIRST_PARTITION_BYTES),
   }
 }

@@ -10,7 +10,7 @@ import {
 import { releasePath, stonePath } from '../../protocol/release/find-release.ts'
 import type { RolloutPlan } from '../../protocol/rollout/rollout-plan.ts'
 import { NAME_PATTERN } from '../../protocol/shape.ts'
-import { collectImages } from './collect-images.ts'
+import { collectImages } from '../images/collect-images.ts'
 import {
   composeRole,
   composeTargets,

@@ -90,6 +90,24 @@ describe('a build with the fixture of Buildroot', () => {
     expect(read('workspaces/default/.config')).toContain('BR2_PACKAGE_HELLO_LOUD=y')
   })
 
+  it('says beside the images which of them are a release’s, and for what', async () => {
+    write({
+      'configs/my/robot/metadata/board.yaml':
+        'arch: x86_64\nfamily: grub\nhardware: ["my-robot"]\nkernel: k\nbootloader: b\nblobs: none\nlayout: none\n',
+      'configs/my/robot/hooks/post.sh':
+        'for name in bzImage rootfs.squashfs u-boot.bin; do : > "$BINARIES_DIR/$name"; done\n',
+    })
+    expect((await flotilla('compile')).code).toBe(0)
+    expect(JSON.parse(read('workspaces/default/images/flotilla.json'))).toEqual({
+      schema: 1,
+      board: 'my-robot',
+      hardware: ['my-robot'],
+      layers: 'my/robot',
+      buildroot: '0.1-fixture',
+      files: ['bzImage', 'rootfs.squashfs'],
+    })
+  })
+
   it('names the first error and its package, and a hook that fails', async () => {
     write({ 'overrides/buildroot/x': 'BR2_PACKAGE_HELLO_BROKEN=y\n' })
     const broken = await flotilla('compile')

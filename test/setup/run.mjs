@@ -22,6 +22,10 @@ const PACKAGES = {
     'kconfig-conf': 'kconfig-frontends-nox',
     ...JSON.parse(readFileSync(join(root, 'builder/buildroot/host-programs.json'), 'utf8')),
     ping: 'iputils-ping',
+    sfdisk: 'fdisk',
+    'mkfs.vfat': 'dosfstools',
+    mcopy: 'mtools',
+    debugfs: 'e2fsprogs',
   },
   'test:kernels': {
     '/usr/src/linux-source-6.12.tar.xz': 'linux-source-6.12',

@@ -1,7 +1,8 @@
-import { readdirSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import type { ArtifactKind } from '../../protocol/release/description.ts'
+import { MANIFEST, readManifest } from './image-manifest.ts'
 
 /** A file of an image directory and what it is for. */
 export type CollectedImage = { readonly name: string; readonly kind: ArtifactKind; readonly path: string }
@@ -18,11 +19,19 @@ const RULES: readonly (readonly [RegExp, ArtifactKind])[] = [
 
 /**
  * What a build left in a directory, sorted by name: Buildroot's `images/` or any other. The kind follows from the
- * name; whatever is not known is a boot file.
+ * name; whatever is not known is a boot file. A manifest beside them says which of them count.
  * @throws FlotillaError BAD_INPUT without a kernel or root file system, or for something that is not a plain file
  */
 export function collectImages(directory: string): readonly CollectedImage[] {
-  const images = walk(directory, '').map((name) => ({ name, kind: kindOf(name), path: join(directory, name) }))
+  const manifest = readManifest(directory)
+  const names = manifest === undefined ? walk(directory, '') : [...manifest.files].sort()
+  const missing = names.filter((name) => !existsSync(join(directory, name)))
+  if (missing.length > 0)
+    throw new FlotillaError(
+      'BAD_INPUT',
+      `collect images in ${directory}: ${MANIFEST} names ${missing[0]}, which is not there`,
+    )
+  const images = names.map((name) => ({ name, kind: kindOf(name), path: join(directory, name) }))
   for (const kind of ['kernel', 'rootfs'] as const) {
     if (!images.some((image) => image.kind === kind)) {
       throw new FlotillaError(
@@ -32,6 +41,14 @@ export function collectImages(directory: string): readonly CollectedImage[] {
     }
   }
   return images
+}
+
+/**
+ * The files of a build's output that boot together: kernel, root, modules, device trees, initramfs. What else lies there
+ * (boot loaders, other forms of the same root) goes onto a medium once, or nowhere.
+ */
+export function bootTogether(directory: string): readonly string[] {
+  return walk(directory, '').filter((name) => kindOf(name) !== 'boot')
 }
 
 function walk(root: string, prefix: string): string[] {

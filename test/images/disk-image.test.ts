@@ -1,0 +1,155 @@
+import { execFileSync } from 'node:child_process'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+
+const MAIN = resolve(import.meta.dirname, '../../builder/main.ts')
+const ROOT = resolve(import.meta.dirname, '../..')
+let root: string
+const at = (path: string) => join(root, path)
+
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'flotilla-image-'))
+  write('device/boot/releases/0123456789abcdef/rootfs.squashfs', 'root')
+  write('device/boot/select.0', 'record')
+  write('device/persist/identity.key', 'secret')
+  write('device/agent.yaml', 'hardware: x\n')
+  write('images/idbloader.img', 'SPL of the board')
+  write('images/u-boot.itb', 'U-Boot of the board')
+})
+afterEach(() => rmSync(root, { recursive: true }))
+
+function write(path: string, text: string): void {
+  mkdirSync(join(at(path), '..'), { recursive: true })
+  writeFileSync(at(path), text)
+}
+
+function flotilla(...args: string[]): { code: number; stdout: string; stderr: string } {
+  try {
+    const list = ['--no-warnings', MAIN, ...args]
+    return {
+      code: 0,
+      stdout: execFileSync(process.execPath, list, { cwd: ROOT, encoding: 'utf8', stdio: 'pipe' }),
+      stderr: '',
+    }
+  } catch (error) {
+    const failed = error as { status: number; stdout: string; stderr: string }
+    return { code: failed.status, stdout: failed.stdout, stderr: failed.stderr }
+  }
+}
+
+const make = (...more: string[]) =>
+  flotilla('image', 'make', at('x.img'), '--device', at('device'), '--images', at('images'), ...more)
+
+function tool(program: string, ...args: string[]): string {
+  const PATH = `${process.env['PATH']}:/usr/sbin:/sbin`
+  return execFileSync(program, args, {
+    encoding: 'utf8',
+    env: { ...process.env, PATH },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+}
+
+describe('a disk image', () => {
+  it('holds the boot loader where the boot ROM reads it, the releases on FAT, and the identity, which is root’s', () => {
+    const made = make('--board', 'pine64/rockpro64', '--json')
+    expect([made.code, made.stderr]).toEqual([0, ''])
+    const { table, partitions } = JSON.parse(made.stdout) as { table: string; partitions: { startBytes: number }[] }
+    const { partitiontable } = JSON.parse(tool('sfdisk', '--json', at('x.img'))) as {
+      partitiontable: { label: string; partitions: { start: number; name: string }[] }
+    }
+    expect([table, partitiontable.label]).toEqual(['gpt', 'gpt'])
+    expect(partitiontable.partitions.map(({ name }) => name)).toEqual(['BOOT', 'persist'])
+    const [boot = 0, persist = 0] = partitions.map(({ startBytes }) => startBytes)
+    const bytes = readFileSync(at('x.img'))
+    expect(bytes.subarray(32_768, 32_784).toString()).toBe('SPL of the board')
+    expect(bytes.subarray(8_388_608, 8_388_627).toString()).toBe('U-Boot of the board')
+    tool('mcopy', '-s', '-i', `${at('x.img')}@@${boot}`, '::', at('out'))
+    expect(readFileSync(at('out/releases/0123456789abcdef/rootfs.squashfs'), 'utf8')).toBe('root')
+    expect(readFileSync(at('out/select.0'), 'utf8')).toBe('record')
+    const where = `${at('x.img')}?offset=${persist}`
+    expect(tool('debugfs', '-R', 'cat /flotilla/identity.key', where)).toBe('secret')
+    expect(tool('debugfs', '-R', 'stat /flotilla/identity.key', where)).toMatch(/User: +0 +Group: +0/)
+    expect(tool('debugfs', '-R', 'cat /flotilla/agent.yaml', where)).toBe('hardware: x\n')
+    // A file system that starts at an offset is checked from there.
+    execFileSync('dd', [`if=${at('x.img')}`, `of=${at('persist')}`, 'bs=1M', `skip=${persist / 2 ** 20}`], {
+      stdio: 'ignore',
+    })
+    tool('e2fsck', '-fn', at('persist'))
+  })
+
+  it('is for the board that the images were built for, and keeps the code around the table of a dos disk', () => {
+    writeFileSync(
+      at('images/flotilla.json'),
+      JSON.stringify({
+        schema: 1,
+        board: 'odroid-c2',
+        hardware: ['h'],
+        layers: 'odroid/c2',
+        buildroot: '1',
+        files: [],
+      }),
+    )
+    write('images/u-boot.bin.sd.bin', 'A'.repeat(512) + 'B'.repeat(512))
+    expect(make().code).toBe(0)
+    const bytes = readFileSync(at('x.img'))
+    expect(bytes.subarray(0, 440).toString()).toBe('A'.repeat(440))
+    expect(bytes.subarray(512, 1_024).toString()).toBe('B'.repeat(512))
+    expect(tool('sfdisk', '--dump', at('x.img'))).toMatch(/^label: dos/)
+    expect(make().stderr).toMatch(/x.img: it exists \[ALREADY_EXISTS\]/)
+  })
+
+  it('names what is missing, and leaves nothing behind', () => {
+    rmSync(at('images/idbloader.img'))
+    const lacks = make('--board', 'pine64/rockpro64')
+    expect([lacks.code, lacks.stderr]).toEqual([
+      4,
+      expect.stringMatching(/lacks idbloader.img, which this board boots with/),
+    ])
+    write('images/idbloader.img', 'x')
+    expect(make('--board', 'pine64/rockpro64', '--size', '100').stderr).toMatch(/NOT_ENOUGH_SPACE/)
+    expect(make('--board', 'virt/docker').stderr).toMatch(/boots from no disk/)
+    expect(make('--board', 'pine64/nothing').stderr).toMatch(/is not a board/)
+    expect(make().stderr).toMatch(/has no flotilla.json of flotilla compile; say --board/)
+    rmSync(at('device/agent.yaml'))
+    expect(make('--board', 'pine64/rockpro64').stderr).toMatch(/make it with flotilla device create/)
+    expect(readdirSync(root).sort()).toEqual(['device', 'images'])
+  })
+
+  it('is written to a medium and read back; one in use is refused', () => {
+    writeFileSync(at('card'), '')
+    truncateSync(at('card'), 12 * 2 ** 20)
+    writeFileSync(at('y.img'), Buffer.alloc(10 * 2 ** 20, 'image '))
+    const device = tool('losetup', '--find', '--show', at('card')).trim()
+    try {
+      expect(flotilla('image', 'write', at('y.img'), device).stderr).toMatch(/no terminal to ask on; say --yes/)
+      const written = flotilla('image', 'write', at('y.img'), device, '--yes')
+      expect([written.code, written.stdout]).toEqual([0, expect.stringMatching(/read back and the same\n$/)])
+      expect(
+        readFileSync(at('card'))
+          .subarray(0, 10 * 2 ** 20)
+          .equals(readFileSync(at('y.img'))),
+      ).toBe(true)
+      tool('mkfs.ext4', '-q', device)
+      mkdirSync(at('mnt'))
+      tool('mount', '-t', 'ext4', device, at('mnt'))
+      const busy = flotilla('image', 'write', at('y.img'), device, '--yes')
+      expect([busy.code, busy.stderr]).toEqual([6, expect.stringMatching(/mounted at .*; unmount it first \[BUSY\]/)])
+      tool('umount', at('mnt'))
+    } finally {
+      tool('losetup', '--detach', device)
+    }
+    expect(flotilla('image', 'write', at('y.img'), at('card'), '--yes').stderr).toMatch(/\[NOT_FOUND\]/)
+    expect(existsSync(at('card'))).toBe(true)
+  })
+})
