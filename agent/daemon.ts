@@ -278,6 +278,7 @@ export class Agent {
     this.#stop.abort(new Error('stopping'))
     sync.stop()
     traffic.stop()
+    roundTrips.stop()
     driver.stop()
     api.close()
     await savePeers(this.#persist, node.known())

@@ -1,29 +1,39 @@
-import { execFile } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import type { RoundTrip } from './yielding.ts'
 
 /** Older acknowledgements say nothing about the queues of now. */
 const FRESH_MS = 1_500
+const TIMEOUT_MS = 2_000
+/** Without a question for so long the helper ends. */
+const IDLE_MS = 30_000
+/** Ends each answer, with the exit code of `ss`. */
+const END = /(?:^|\n)end (\d+)\n$/
+/** More than any number of connections of ours prints. */
+const MAX_ANSWER = 2 ** 20
 
 /** A connection as the kernel counts it. @property totalBytes - both directions, since it was made */
 type Counted = Omit<RoundTrip, 'movedBytes'> & { readonly connection: string; readonly totalBytes: number }
 
 /**
  * Asks the kernel for the round trips of connections, by `ss` of iproute2: TCP_INFO is not within reach of Node, and times
- * taken in this process would count its own waiting.
+ * taken in this process would count its own waiting. A small shell starts `ss`, since a process of the agent's size takes
+ * milliseconds to fork: nine agents that asked every second spent a tenth of their processor time on it.
  */
 export class RoundTripWatch {
   #totals: ReadonlyMap<string, number> = new Map()
+  #helper: Helper | undefined
 
   /**
    * The connections on the given ports, with what moved on each since the last look.
    * @returns undefined where there is no `ss`
    */
   async look(ports: readonly number[]): Promise<readonly RoundTrip[] | undefined> {
-    const filter = ports.flatMap((port) => [`sport = :${port}`, `dport = :${port}`]).join(' or ')
-    const stdout = await new Promise<string | undefined>((resolve) => {
-      const args = ['-tinHO', 'state', 'established', `( ${filter} )`]
-      execFile('ss', args, { timeout: 2_000 }, (error, text) => resolve(error === null ? text : undefined))
-    })
+    const filter = `( ${ports.flatMap((port) => [`sport = :${port}`, `dport = :${port}`]).join(' or ')} )`
+    if (this.#helper?.filter !== filter || this.#helper.ended) {
+      this.#helper?.end()
+      this.#helper = new Helper(filter)
+    }
+    const stdout = await this.#helper.ask()
     if (stdout === undefined) return undefined
     const counted = parseRoundTrips(stdout)
     const before = this.#totals
@@ -33,6 +43,65 @@ export class RoundTripWatch {
       leastMs,
       movedBytes: Math.max(0, totalBytes - (before.get(connection) ?? 0)),
     }))
+  }
+
+  stop(): void {
+    this.#helper?.end()
+  }
+}
+
+/** A shell that runs `ss` once for each line it reads. It ends with its input: when the agent does, however that ends. */
+class Helper {
+  readonly filter: string
+  readonly #shell: ChildProcess
+  #text = ''
+  #answer: ((text: string | undefined) => void) | undefined
+  #idle: NodeJS.Timeout | undefined
+  ended = false
+
+  constructor(filter: string) {
+    this.filter = filter
+    const script = `while read -r _; do ss -tinHO state established '${filter}'; echo "end $?"; done`
+    this.#shell = spawn('sh', ['-c', script], { stdio: ['pipe', 'pipe', 'ignore'] })
+    this.#shell.on('error', () => this.end())
+    this.#shell.on('close', () => this.end())
+    this.#shell.stdin?.on('error', () => this.end())
+    this.#shell.stdout?.setEncoding('utf8').on('data', (part: string) => this.#take(part))
+    this.#shell.unref()
+  }
+
+  /** @returns what `ss` printed, undefined when it failed or took too long; one question at a time */
+  async ask(): Promise<string | undefined> {
+    if (this.ended || this.#answer !== undefined) return undefined
+    clearTimeout(this.#idle)
+    this.#text = ''
+    const answer = await new Promise<string | undefined>((resolve) => {
+      const timer = setTimeout(() => this.end(), TIMEOUT_MS)
+      this.#answer = (text) => {
+        clearTimeout(timer)
+        this.#answer = undefined
+        resolve(text)
+      }
+      this.#shell.stdin?.write('\n')
+    })
+    this.#idle = setTimeout(() => this.end(), IDLE_MS).unref()
+    return answer
+  }
+
+  end(): void {
+    if (this.ended) return
+    this.ended = true
+    clearTimeout(this.#idle)
+    this.#answer?.(undefined)
+    this.#shell.stdin?.destroy()
+    this.#shell.kill()
+  }
+
+  #take(part: string): void {
+    this.#text += part
+    if (this.#text.length > MAX_ANSWER) return this.end()
+    const [end, code] = END.exec(this.#text) ?? []
+    if (end !== undefined) this.#answer?.(code === '0' ? this.#text.slice(0, -end.length) : undefined)
   }
 }
 

@@ -8,6 +8,8 @@ import { judgeTraffic, type TrafficRules, type TrafficVerdict, type TrafficWish 
 
 const TICK_MS = 1_000
 const METERED_EVERY_MS = 30_000
+/** Between two looks at round trips while they are short. */
+const CALM_MS = 2_500
 
 export type TrafficGuardDeps = {
   readonly rules: TrafficRules
@@ -32,6 +34,7 @@ export class TrafficGuard {
   #yielded: YieldVerdict = { rate: Infinity, queueMs: 0 }
   #movedBytes = 0
   #movedMs = performance.now()
+  #lookedMs = -Infinity
   #timer: NodeJS.Timeout | undefined
   verdict: TrafficVerdict = { sendRate: Infinity, receiveRate: Infinity, reasons: [], closedLinks: new Set() }
 
@@ -89,9 +92,12 @@ export class TrafficGuard {
     const moved = ((bytes - this.#movedBytes) * 1_000) / Math.max(1, nowMs - this.#movedMs)
     this.#movedBytes = bytes
     this.#movedMs = nowMs
-    // Asking costs a process: not while nothing moves.
-    const ask = this.#deps.rules.maxDelayMs > 0 && moved > 0
-    this.#yielded = this.#yielding.judge((ask ? await this.#deps.roundTrips() : undefined) ?? [], moved)
+    const { maxDelayMs } = this.#deps.rules
+    // Asking costs a process: not while nothing moves, and rarely while queues are short.
+    const isCalm = this.#yielded.rate === Infinity && this.#yielded.queueMs < maxDelayMs / 2
+    if (maxDelayMs === 0 || (isCalm && moved > 0 && nowMs - this.#lookedMs < CALM_MS)) return
+    this.#lookedMs = nowMs
+    this.#yielded = this.#yielding.judge((moved > 0 ? await this.#deps.roundTrips() : undefined) ?? [], moved)
   }
 
   #judge(more: readonly TrafficWish[]): void {

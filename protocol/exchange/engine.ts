@@ -96,7 +96,7 @@ export class ExchangeEngine {
     this.#asking.at(nowMs)
     this.#serving.at(nowMs)
     this.#take(input)
-    this.#asking.fill()
+    if (mayOpenRoom(input)) this.#asking.fill()
     return this.#effects
   }
 
@@ -260,4 +260,10 @@ export class ExchangeEngine {
     this.#take({ type: 'peer-left', peer })
     this.#effects.push({ type: 'ban', peer, reason })
   }
+}
+
+/** Whether there may be more to ask for after it. What only concerns serving is half of all inputs. */
+function mayOpenRoom(input: ExchangeInput): boolean {
+  if (input.type !== 'message') return input.type !== 'sent' && input.type !== 'asking-ended'
+  return !['ask', 'want', 'want-any', 'cancel'].includes(input.message.type)
 }
