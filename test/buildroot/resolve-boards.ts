@@ -39,7 +39,7 @@ try {
     for (const { name } of boards) {
       const board = readBoard(catalogue.get(name, 'test:buildroot'))
       // A container has no kernel of its own, and no engine inside.
-      const more = board?.family === 'container' ? '' : ',apps/docker,flotilla/modules'
+      const more = board?.family === 'container' ? '' : ',apps/docker,flotilla/modules,flotilla/init'
       const chains = [name, `${name},flotilla/agent${more}`]
       let resolved = true
       for (const config of chains) resolved = (await resolves(config, workspace, buildroot)) && resolved

@@ -26,6 +26,11 @@ const PACKAGES = {
     'mkfs.vfat': 'dosfstools',
     mcopy: 'mtools',
     debugfs: 'e2fsprogs',
+    'qemu-system-x86_64': 'qemu-system-x86',
+    depmod: 'kmod',
+    cpio: 'cpio',
+    gcc: 'gcc',
+    '/usr/include/stdlib.h': 'libc6-dev',
   },
   'test:kernels': {
     '/usr/src/linux-source-6.12.tar.xz': 'linux-source-6.12',

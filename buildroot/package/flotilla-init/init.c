@@ -1,0 +1,395 @@
+/*
+ * flotilla-init: the first process of a device. Finds the boot partition, puts a release together, and starts its init.
+ *
+ *   /boot                       the boot partition, read-only
+ *   /boot/releases/SLOT/        one immutable directory for each release
+ *     rootfs.squashfs           the root, below a tmpfs
+ *     modules.squashfs          /usr/lib/modules; left out where the kernel has none
+ *
+ * Kernel command line:
+ *   flotilla.slot=SLOT          16 hexadecimal digits; needed
+ *   flotilla.boot=WHERE         LABEL=, PARTLABEL=, PARTUUID= or /dev/...; default LABEL=BOOT
+ *   flotilla.wait=SECONDS       how long the partition is waited for; default 30
+ *   flotilla.overlay=PERCENT    of memory that changes to the root may take; default 25
+ *   flotilla.watchdog=SECONDS   arms /dev/watchdog0: who does not feed it in time is reset; default 0, not armed
+ *   flotilla.init=PATH          default /sbin/init
+ *
+ * It never waits without a bound and never asks anybody: what cannot be started says why on the console and reboots, so
+ * that the boot loader counts the try and falls back. Persistent data is not its business: a device whose persist partition
+ * is broken still comes up, with network and SSH.
+ *
+ * Static and alone in the initramfs, but for /modules: kernel modules that are loaded in the order of their names.
+ */
+#define _GNU_SOURCE
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <linux/watchdog.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define REBOOT_AFTER_SECONDS 5
+#define LOOK_AGAIN_MS 100
+/* Where things are mounted before the new root takes over. */
+#define BOOT "/flotilla/boot"
+#define LOWER "/flotilla/lower"
+#define CHANGES "/flotilla/changes"
+#define ROOT "/flotilla/root"
+
+struct settings {
+	char slot[17];
+	char boot[128];
+	char init[128];
+	long wait_seconds;
+	long overlay_percent;
+	long watchdog_seconds;
+};
+
+static void say(const char *format, ...)
+{
+	va_list list;
+	va_start(list, format);
+	fputs("flotilla-init: ", stderr);
+	vfprintf(stderr, format, list);
+	fputc('\n', stderr);
+	va_end(list);
+}
+
+/* Says why, and lets the boot loader try something else. */
+static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ...)
+{
+	va_list list;
+	va_start(list, format);
+	fputs("flotilla-init: cannot start: ", stderr);
+	vfprintf(stderr, format, list);
+	fprintf(stderr, "; reboot in %d s\n", REBOOT_AFTER_SECONDS);
+	va_end(list);
+	sleep(REBOOT_AFTER_SECONDS);
+	reboot(RB_AUTOBOOT);
+	/* The kernel panics when init ends, and reboots by panic=. */
+	_exit(1);
+}
+
+static void make_directory(const char *path)
+{
+	if (mkdir(path, 0755) != 0 && errno != EEXIST)
+		fail("make %s: %s", path, strerror(errno));
+}
+
+static void mount_at(const char *what, const char *where, const char *type, unsigned long flags, const char *options)
+{
+	if (mount(what, where, type, flags, options) != 0)
+		fail("mount %s on %s: %s", what, where, strerror(errno));
+}
+
+/* Reads at most size - 1 bytes and ends them with a zero. Returns their number, -1 when the file cannot be read. */
+static ssize_t read_file(const char *path, char *bytes, size_t size)
+{
+	ssize_t length, done = 0;
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		return -1;
+	while ((length = read(file, bytes + done, size - 1 - done)) > 0)
+		done += length;
+	close(file);
+	bytes[done] = 0;
+	return length < 0 ? -1 : done;
+}
+
+/* A number from..to; anything else leaves the default, and is said. */
+static void set_number(long *number, const char *name, const char *text, long from, long to)
+{
+	char *end;
+	long value = strtol(text, &end, 10);
+	if (*text == 0 || *end != 0 || value < from || value > to)
+		say("%s%s is not a number from %ld to %ld; it is %ld", name, text, from, to, *number);
+	else
+		*number = value;
+}
+
+static void set_text(char *field, size_t size, const char *name, const char *text)
+{
+	if (strlen(text) >= size)
+		fail("%s... is longer than %zu characters", name, size - 1);
+	strcpy(field, text);
+}
+
+static void read_settings(struct settings *settings)
+{
+	static char line[8192];
+	char *word, *rest = line;
+	*settings = (struct settings){ .boot = "LABEL=BOOT", .init = "/sbin/init", .wait_seconds = 30, .overlay_percent = 25 };
+	if (read_file("/proc/cmdline", line, sizeof line) < 0)
+		fail("read /proc/cmdline: %s", strerror(errno));
+	while ((word = strsep(&rest, " \t\n")) != NULL) {
+		char *value = strchr(word, '=');
+		if (value == NULL || strncmp(word, "flotilla.", 9) != 0)
+			continue;
+		char name[64];
+		snprintf(name, sizeof name, "%.*s", (int)(value + 1 - word), word);
+		value += 1;
+		if (strcmp(name, "flotilla.slot=") == 0)
+			set_text(settings->slot, sizeof settings->slot, name, value);
+		else if (strcmp(name, "flotilla.boot=") == 0)
+			set_text(settings->boot, sizeof settings->boot, name, value);
+		else if (strcmp(name, "flotilla.init=") == 0)
+			set_text(settings->init, sizeof settings->init, name, value);
+		else if (strcmp(name, "flotilla.wait=") == 0)
+			set_number(&settings->wait_seconds, name, value, 1, 600);
+		else if (strcmp(name, "flotilla.overlay=") == 0)
+			set_number(&settings->overlay_percent, name, value, 1, 90);
+		else if (strcmp(name, "flotilla.watchdog=") == 0)
+			set_number(&settings->watchdog_seconds, name, value, 0, 3600);
+		else
+			say("%s is not known and ignored", name);
+	}
+	if (strlen(settings->slot) != 16 || strspn(settings->slot, "0123456789abcdef") != 16)
+		fail("flotilla.slot=%s is not 16 hexadecimal digits", settings->slot);
+}
+
+/* Loads /modules of the initramfs. One that does not load is said: whether it was needed shows soon enough. */
+static void load_modules(void)
+{
+	struct dirent **names;
+	int count = scandir("/modules", &names, NULL, alphasort);
+	for (int n = 0; n < count; n += 1) {
+		char path[512];
+		if (names[n]->d_name[0] == '.')
+			continue;
+		snprintf(path, sizeof path, "/modules/%s", names[n]->d_name);
+		int file = open(path, O_RDONLY | O_CLOEXEC);
+		if (file < 0 || (syscall(SYS_finit_module, file, "", 0) != 0 && errno != EEXIST))
+			say("load %s: %s", path, strerror(errno));
+		if (file >= 0)
+			close(file);
+		unlink(path); /* it is memory */
+	}
+}
+
+/* Left open nowhere: without the magic close it goes on running, and the release's own init takes it over. */
+static void arm_watchdog(long seconds)
+{
+	int timeout = seconds;
+	int device = open("/dev/watchdog0", O_WRONLY | O_CLOEXEC);
+	if (device < 0) {
+		say("arm /dev/watchdog0: %s", strerror(errno));
+		return;
+	}
+	if (ioctl(device, WDIOC_SETTIMEOUT, &timeout) != 0)
+		say("set the watchdog to %ld s: %s", seconds, strerror(errno));
+	close(device);
+}
+
+/* The value of a line KEY=value of a partition's uevent file. */
+static int uevent_says(const char *uevent, const char *key, const char *wanted)
+{
+	size_t length = strlen(key);
+	for (const char *line = uevent; line != NULL; line = strchr(line, '\n')) {
+		if (*line == '\n')
+			line += 1;
+		if (strncmp(line, key, length) == 0 && line[length] == '=')
+			return strncasecmp(line + length + 1, wanted, strlen(wanted)) == 0 &&
+			       strchr("\n", line[length + 1 + strlen(wanted)]) != NULL;
+	}
+	return 0;
+}
+
+/* The label of a file system as its type keeps it, padded with spaces or zeros. */
+static int label_is(const uint8_t *label, size_t size, const char *wanted)
+{
+	size_t length = strlen(wanted);
+	if (length > size || strncasecmp((const char *)label, wanted, length) != 0)
+		return 0;
+	for (size_t n = length; n < size; n += 1)
+		if (label[n] != ' ' && label[n] != 0)
+			return 0;
+	return 1;
+}
+
+/* Whether a block device holds a FAT or ext file system of this name. */
+static int has_label(const char *device, const char *wanted)
+{
+	uint8_t bytes[2048];
+	int file = open(device, O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		return 0;
+	ssize_t length = pread(file, bytes, sizeof bytes, 0);
+	close(file);
+	if (length != sizeof bytes)
+		return 0;
+	if (bytes[1024 + 0x38] == 0x53 && bytes[1024 + 0x39] == 0xef)
+		return label_is(bytes + 1024 + 0x78, 16, wanted);
+	if (bytes[510] != 0x55 || bytes[511] != 0xaa)
+		return 0;
+	if (memcmp(bytes + 0x52, "FAT32", 5) == 0)
+		return label_is(bytes + 0x47, 11, wanted);
+	return memcmp(bytes + 0x36, "FAT", 3) == 0 && label_is(bytes + 0x2b, 11, wanted);
+}
+
+/* Looks once. Returns 1 and the device when it is there. */
+static int find_device(const char *where, char *device, size_t size)
+{
+	const char *wanted = strchr(where, '=');
+	struct dirent *entry;
+	int found = 0;
+	if (wanted == NULL) {
+		snprintf(device, size, "%s", where);
+		return access(device, F_OK) == 0;
+	}
+	wanted += 1;
+	DIR *blocks = opendir("/sys/class/block");
+	while (blocks != NULL && !found && (entry = readdir(blocks)) != NULL) {
+		char path[512], uevent[4096];
+		if (entry->d_name[0] == '.')
+			continue;
+		snprintf(device, size, "/dev/%s", entry->d_name);
+		if (strncmp(where, "LABEL=", 6) == 0) {
+			found = has_label(device, wanted);
+			continue;
+		}
+		snprintf(path, sizeof path, "/sys/class/block/%s/uevent", entry->d_name);
+		if (read_file(path, uevent, sizeof uevent) < 0)
+			continue;
+		if (strncmp(where, "PARTLABEL=", 10) == 0)
+			found = uevent_says(uevent, "PARTNAME", wanted);
+		else if (strncmp(where, "PARTUUID=", 9) == 0)
+			found = uevent_says(uevent, "PARTUUID", wanted);
+	}
+	if (blocks != NULL)
+		closedir(blocks);
+	return found;
+}
+
+static long elapsed_ms(const struct timespec *since)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (now.tv_sec - since->tv_sec) * 1000 + (now.tv_nsec - since->tv_nsec) / 1000000;
+}
+
+/* Disks on USB take seconds to appear. */
+static void mount_boot(const struct settings *settings)
+{
+	static const char *const types[] = { "vfat", "ext4" };
+	struct timespec start;
+	char device[512];
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	while (!find_device(settings->boot, device, sizeof device)) {
+		if (elapsed_ms(&start) > settings->wait_seconds * 1000)
+			fail("no partition %s within %ld s", settings->boot, settings->wait_seconds);
+		usleep(LOOK_AGAIN_MS * 1000);
+	}
+	for (size_t n = 0; n < sizeof types / sizeof *types; n += 1)
+		if (mount(device, BOOT, types[n], MS_RDONLY | MS_NOATIME | MS_NOSUID | MS_NODEV, NULL) == 0)
+			return;
+	fail("mount %s (%s): %s", device, settings->boot, strerror(errno));
+}
+
+/* Mounts a squashfs that lies in a file. The loop device goes when it is unmounted. */
+static void mount_image(const char *path, const char *where)
+{
+	struct loop_config config = { .info = { .lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR } };
+	char name[32];
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		fail("open %s: %s", path, strerror(errno));
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	int number = control < 0 ? -1 : ioctl(control, LOOP_CTL_GET_FREE);
+	if (number < 0)
+		fail("get a loop device for %s: %s", path, strerror(errno));
+	snprintf(name, sizeof name, "/dev/loop%d", number);
+	int loop = open(name, O_RDONLY | O_CLOEXEC);
+	config.fd = file;
+	if (loop < 0)
+		fail("open %s for %s: %s", name, path, strerror(errno));
+	if (ioctl(loop, LOOP_CONFIGURE, &config) != 0) {
+		/* Linux before 5.8 */
+		struct loop_info64 info = config.info;
+		if (ioctl(loop, LOOP_SET_FD, file) != 0 || ioctl(loop, LOOP_SET_STATUS64, &info) != 0)
+			fail("attach %s to %s: %s", path, name, strerror(errno));
+	}
+	mount_at(name, where, "squashfs", MS_RDONLY | MS_NOATIME, NULL);
+	close(loop);
+	close(control);
+	close(file);
+}
+
+static void mount_root(const struct settings *settings)
+{
+	char path[256], options[64];
+	snprintf(path, sizeof path, BOOT "/releases/%s/rootfs.squashfs", settings->slot);
+	mount_image(path, LOWER);
+	snprintf(options, sizeof options, "mode=0755,size=%ld%%", settings->overlay_percent);
+	mount_at("changes", CHANGES, "tmpfs", MS_NOATIME, options);
+	make_directory(CHANGES "/upper");
+	make_directory(CHANGES "/work");
+	mount_at("root", ROOT, "overlay", MS_NOATIME,
+		 "lowerdir=" LOWER ",upperdir=" CHANGES "/upper,workdir=" CHANGES "/work");
+	snprintf(path, sizeof path, BOOT "/releases/%s/modules.squashfs", settings->slot);
+	if (access(path, F_OK) != 0)
+		return;
+	make_directory(ROOT "/usr");
+	make_directory(ROOT "/usr/lib");
+	make_directory(ROOT "/usr/lib/modules");
+	mount_image(path, ROOT "/usr/lib/modules");
+}
+
+static void move_into_root(const char *from, const char *to)
+{
+	make_directory(to);
+	mount_at(from, to, NULL, MS_MOVE, NULL);
+}
+
+/* switch_root of util-linux, without what it keeps for others. */
+static void __attribute__((noreturn)) start(const char *init)
+{
+	char *const arguments[] = { (char *)init, NULL };
+	if (chdir(ROOT) != 0)
+		fail("enter the new root: %s", strerror(errno));
+	unlink("/init"); /* half a megabyte of memory */
+	mount_at(".", "/", NULL, MS_MOVE, NULL);
+	if (chroot(".") != 0 || chdir("/") != 0)
+		fail("change the root: %s", strerror(errno));
+	execv(init, arguments);
+	fail("start %s: %s", init, strerror(errno));
+}
+
+int main(void)
+{
+	static const char *const directories[] = { "/dev", "/proc", "/sys", "/flotilla", BOOT, LOWER, CHANGES, ROOT };
+	struct settings settings;
+	if (getpid() != 1) {
+		fputs("flotilla-init: it is the first process or none\n", stderr);
+		return 1;
+	}
+	for (size_t n = 0; n < sizeof directories / sizeof *directories; n += 1)
+		make_directory(directories[n]);
+	/* A kernel with DEVTMPFS_MOUNT does so only for a root that it mounts itself. */
+	mount_at("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=0755");
+	mount_at("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	mount_at("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	read_settings(&settings);
+	load_modules();
+	if (settings.watchdog_seconds > 0)
+		arm_watchdog(settings.watchdog_seconds);
+	mount_boot(&settings);
+	mount_root(&settings);
+	say("slot %s from %s", settings.slot, settings.boot);
+	move_into_root(BOOT, ROOT "/boot");
+	move_into_root("/dev", ROOT "/dev");
+	move_into_root("/proc", ROOT "/proc");
+	move_into_root("/sys", ROOT "/sys");
+	start(settings.init);
+}
