@@ -1,10 +1,12 @@
 import { Command } from 'commander'
 import { runCommandLine } from '../protocol/terminal/run-command.ts'
 import { deviceCommands } from './commands/device-commands.ts'
+import { persistCommand } from './commands/persist-command.ts'
 import { agentCommand } from './commands/run-agent.ts'
 
 const program = new Command('flotilla')
   .description('Flotilla on a device: keeps it current from its neighbours')
   .addCommand(agentCommand())
+  .addCommand(persistCommand())
 for (const command of deviceCommands()) program.addCommand(command)
 await runCommandLine(program, process.argv)

@@ -3,9 +3,13 @@ import type { Disk } from '../store/disk.ts'
 import { GenerationFile } from '../store/generation-file.ts'
 
 const MIN_INTERVAL_MS = 500
-const HEARTBEAT_MS = 45_000
-/** In a large fleet at rest records are renewed more rarely: what all say each hears. */
-const HEARTBEAT_PER_DEVICE_MS = 3_000
+/** While an update is under way, others wait for this one's word. */
+const BUSY_MS = 45_000
+/**
+ * At rest: 3 minutes, in larger fleets more rarely, since what all say each hears; never so rarely that who looks for holders
+ * (a quarter of an hour) overlooks it, as long as the fleet has fewer than 200 devices.
+ */
+const REST = { leastMs: 180_000, perDeviceMs: 10_000, mostMs: 600_000, perDeviceOfManyMs: 3_000 } as const
 /** Sequence numbers of one run of the agent; the run number is kept on disk, so numbers rise over restarts. */
 const PER_RUN = 2 ** 24
 /** Above it the product is no longer exact. */
@@ -79,15 +83,14 @@ export class OwnRecord {
 
   /**
    * A new record when there is something to say now, else undefined.
-   * @param fleetSize - devices known; while an update is under way others wait for this one's word, so it does not count
+   * @param fleetSize - devices known
    */
   next(nowMs: number, fleetSize = 1): SignedRecord | undefined {
     if (nowMs - this.#lastMs < MIN_INTERVAL_MS) return undefined
     const fields = this.#build()
     const text = JSON.stringify(fields)
     const isBusy = fields.next !== undefined || fields.wishes !== undefined
-    const heartbeatMs =
-      this.#jitter * (isBusy ? HEARTBEAT_MS : Math.max(HEARTBEAT_MS, fleetSize * HEARTBEAT_PER_DEVICE_MS))
+    const heartbeatMs = this.#jitter * (isBusy ? BUSY_MS : restMs(fleetSize))
     if (text === this.#last && nowMs - this.#lastMs < heartbeatMs) return undefined
     this.#last = text
     this.#lastMs = nowMs
@@ -95,4 +98,9 @@ export class OwnRecord {
     this.#count += 1
     return parseRecord(signRecord({ ...fields, seq: this.#run * PER_RUN + this.#count }, this.#certificate, this.#sign))
   }
+}
+
+function restMs(fleetSize: number): number {
+  const grown = Math.min(REST.mostMs, Math.max(REST.leastMs, fleetSize * REST.perDeviceMs))
+  return Math.max(grown, fleetSize * REST.perDeviceOfManyMs)
 }

@@ -52,6 +52,9 @@ export function createDeviceTree(
   writeFileSync(join(slot, 'description.json'), release.bytes)
   writeFileSync(join(slot, PROVEN_MARKER), '')
   for (const { path, bytes } of firstBootRecords(shortId(release.id))) writeFileSync(join(target, 'boot', path), bytes)
+  // Stable over releases, and the same when the medium is made anew: who it is in the fleet is who it is to systemd.
+  const machineId = createHash('sha256').update(`flotilla machine-id\n${enrolment.id}`).digest('hex').slice(0, 32)
+  writeFileSync(join(target, 'boot/machine-id'), `${machineId}\n`)
   writeTrust(repository, release, persist)
   writeFileSync(join(persist, 'identity.key'), enrolment.seed, { mode: 0o600 })
   writeFileSync(join(persist, 'certificate.json'), enrolment.certificate)

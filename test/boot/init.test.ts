@@ -19,6 +19,7 @@ echo changed > /etc/changed && echo "root takes changes"
 touch /boot/x 2>/dev/null || echo "boot is read-only"
 echo "modules: $($b cat /usr/lib/modules/marker)"
 echo "cmdline slot: $($b sed 's/.*flotilla.slot=//; s/ .*//' /proc/cmdline)"
+echo "machine: $($b cat /etc/machine-id)"
 $b test -e /init || echo "initramfs is gone"
 $b poweroff -f`
 
@@ -46,6 +47,7 @@ beforeAll(() => {
     squash(join(root, 'modules'), join(directory, 'modules.squashfs'))
   }
   truncateSync(join(device, 'boot/releases', CUT, 'rootfs.squashfs'), 100_000)
+  writeFileSync(join(device, 'boot/machine-id'), `${'0123456789abcdef'.repeat(2)}\n`)
   mkdirSync(join(device, 'persist'))
   writeFileSync(join(device, 'agent.yaml'), '')
   disk = join(root, 'disk.img')
@@ -75,6 +77,7 @@ describe('flotilla-init, in a virtual machine', () => {
     for (const line of ['pid 1', 'root takes changes', 'boot is read-only', 'modules: of this kernel'])
       expect(console).toContain(line)
     expect(console).toContain(`cmdline slot: ${SLOT}`)
+    expect(console).toContain(`machine: ${SLOT}${SLOT}`)
     expect(console).toContain('initramfs is gone')
     expect(ended).toBe(true)
   })

@@ -5,8 +5,11 @@ export type MachineOptions = {
   readonly kernel: string
   readonly initramfs: string
   readonly commandLine: string
-  /** Disk images, as virtio disks in this order; what is written to them is lost. */
+  /** Disk images, as virtio disks in this order. */
   readonly disks: readonly string[]
+  /** What is written to them stays; else it is lost, and several machines may have the same. */
+  readonly keep?: boolean
+  readonly memoryMiB?: number
   readonly timeoutMs?: number
 }
 
@@ -15,13 +18,18 @@ export type MachineRun = { readonly console: string; readonly ended: boolean }
 
 /** Runs a virtual machine until it powers off or resets. KVM hangs where this is developed, so it is emulated. */
 export function runMachine(options: MachineOptions): Promise<MachineRun> {
-  const { kernel, initramfs, commandLine, disks, timeoutMs = 120_000 } = options
+  const { kernel, initramfs, commandLine, disks, keep = false, memoryMiB = 256, timeoutMs = 120_000 } = options
   const drives = disks.flatMap((file, at) => {
     const id = `disk${at}`
-    return ['-drive', `file=${file},format=raw,if=none,snapshot=on,id=${id}`, '-device', `virtio-blk-pci,drive=${id}`]
+    return [
+      '-drive',
+      `file=${file},format=raw,if=none,snapshot=${keep ? 'off' : 'on'},id=${id}`,
+      '-device',
+      `virtio-blk-pci,drive=${id}`,
+    ]
   })
   const args = [
-    ...['-accel', 'tcg', '-cpu', 'Nehalem', '-m', '256', '-nographic', '-no-reboot', '-nic', 'none'],
+    ...['-accel', 'tcg', '-cpu', 'Nehalem', '-m', String(memoryMiB), '-nographic', '-no-reboot', '-nic', 'none'],
     ...['-kernel', kernel, '-initrd', initramfs],
     ...['-append', `console=ttyS0 quiet panic=1 mitigations=off ${commandLine}`],
     ...drives,

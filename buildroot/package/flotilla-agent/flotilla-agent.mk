@@ -25,6 +25,8 @@ endef
 define FLOTILLA_AGENT_INSTALL_INIT_SYSTEMD
 	$(INSTALL) -D -m 0644 $(FLOTILLA_AGENT_PKGDIR)/flotilla-agent.service \
 		$(TARGET_DIR)/usr/lib/systemd/system/flotilla-agent.service
+	$(INSTALL) -D -m 0644 $(FLOTILLA_AGENT_PKGDIR)/flotilla-persist.service \
+		$(TARGET_DIR)/usr/lib/systemd/system/flotilla-persist.service
 endef
 
 $(eval $(generic-package))

@@ -2,6 +2,7 @@
  * flotilla-init: the first process of a device. Finds the boot partition, puts a release together, and starts its init.
  *
  *   /boot                       the boot partition, read-only
+ *   /boot/machine-id            who this device is to systemd, 32 hexadecimal digits; may be missing
  *   /boot/releases/SLOT/        one immutable directory for each release
  *     rootfs.squashfs           the root, below a tmpfs
  *     modules.squashfs          /usr/lib/modules; left out where the kernel has none
@@ -346,6 +347,29 @@ static void mount_root(const struct settings *settings)
 	mount_image(path, ROOT "/usr/lib/modules");
 }
 
+/*
+ * The root is as new at every boot: without this each boot would be another machine, with another DHCP lease and a journal
+ * of its own.
+ */
+static void set_machine_id(void)
+{
+	char id[64];
+	ssize_t length = read_file(BOOT "/machine-id", id, sizeof id);
+	if (length < 0)
+		return;
+	if (length < 32 || strspn(id, "0123456789abcdef") != 32) {
+		say("/boot/machine-id is not 32 hexadecimal digits and ignored");
+		return;
+	}
+	id[32] = '\n';
+	make_directory(ROOT "/etc");
+	int file = open(ROOT "/etc/machine-id", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0444);
+	if (file < 0 || write(file, id, 33) != 33)
+		say("write /etc/machine-id: %s", strerror(errno));
+	if (file >= 0)
+		close(file);
+}
+
 static void move_into_root(const char *from, const char *to)
 {
 	make_directory(to);
@@ -386,6 +410,7 @@ int main(void)
 		arm_watchdog(settings.watchdog_seconds);
 	mount_boot(&settings);
 	mount_root(&settings);
+	set_machine_id();
 	say("slot %s from %s", settings.slot, settings.boot);
 	move_into_root(BOOT, ROOT "/boot");
 	move_into_root("/dev", ROOT "/dev");

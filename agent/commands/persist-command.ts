@@ -1,0 +1,54 @@
+import { readFile } from 'node:fs/promises'
+import { Command } from 'commander'
+import { FlotillaError } from '../../protocol/errors.ts'
+import { parseJson } from '../../protocol/shape.ts'
+import { preparePersist, STATE_FILE } from '../persist/prepare-persist.ts'
+
+/** `flotilla persist`: the partition that outlives releases. */
+export function persistCommand(): Command {
+  return new Command('persist')
+    .description('the partition that outlives releases')
+    .addCommand(prepareCommand())
+    .addCommand(statusCommand())
+}
+
+function prepareCommand(): Command {
+  return new Command('prepare')
+    .description('find, check, grow and mount it; put what it holds in place (run by the system at every boot)')
+    .option('--label <label>', 'of its file system', 'persist')
+    .option('--wait <seconds>', 'how long it is waited for', '30')
+    .addHelpText(
+      'after',
+      `
+Without a sound partition the device comes up all the same, with network and SSH, and says why:
+flotilla persist status, /run/flotilla/persist.json, and above the login prompt.
+Nothing is formatted, and nothing is repaired that needs a decision.`,
+    )
+    .action(async (options: { label: string; wait: string }) => {
+      if (!/^\d{1,4}$/.test(options.wait))
+        throw new FlotillaError('USAGE', `persist: --wait ${options.wait} is not a number of seconds`)
+      const { state, problems } = await preparePersist(options.label, Number(options.wait) * 1_000, (what) =>
+        process.stderr.write(`${what}\n`),
+      )
+      for (const problem of problems) process.stderr.write(`problem: ${problem}\n`)
+      process.stdout.write(`${state}\n`)
+    })
+}
+
+function statusCommand(): Command {
+  return new Command('status')
+    .description('whether it is in use, and what is wrong with it')
+    .option('--json', 'machine-readable output')
+    .action(async (options: { json?: boolean }) => {
+      const text = await readFile(STATE_FILE).catch((cause: unknown) => {
+        throw new FlotillaError('NOT_FOUND', `persist status: ${STATE_FILE} is not there; was it prepared?`, { cause })
+      })
+      const { state, device, problems } = parseJson(text, STATE_FILE, 65_536) as {
+        state: string
+        device: string
+        problems: string[]
+      }
+      if (options.json === true) process.stdout.write(text)
+      else process.stdout.write([`${state} ${device}`, ...problems, ''].join('\n'))
+    })
+}

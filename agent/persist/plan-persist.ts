@@ -1,0 +1,155 @@
+/** The partition that outlives releases, as the system shows it. Bytes. */
+export type PersistDevice = {
+  readonly device: string
+  readonly disk: string
+  /** Of the partition on the disk, from 1. */
+  readonly number: number
+  readonly endBytes: number
+  readonly diskBytes: number
+  readonly isLast: boolean
+  readonly table: 'gpt' | 'dos'
+}
+
+/** What is on it already, and what the image brings. Names are file names. */
+export type PersistContent = {
+  /** First line of `skiff/hostname`; empty when nobody chose one. */
+  readonly hostname: string
+  /** The device's name in the fleet, from its certificate; empty before it is enrolled. */
+  readonly fleetName: string
+  readonly hostKeys: readonly string[]
+  readonly authorizedKeys: readonly string[]
+  readonly connections: readonly string[]
+  /** Asked for by `/etc/flotilla/swap`, MiB; 0 none. */
+  readonly swapMiB: number
+  /** Of the swap file that is there, bytes; 0 when there is none. */
+  readonly swapBytes: number
+}
+
+/** One thing to do. Each can be done again without harm: a power cut between any two only means that they are done again. */
+export type PersistStep =
+  | { readonly do: 'check'; readonly device: string }
+  | { readonly do: 'grow-partition'; readonly disk: string; readonly number: number; readonly table: 'gpt' | 'dos' }
+  | { readonly do: 'mount'; readonly device: string; readonly at: string }
+  | { readonly do: 'grow-file-system'; readonly device: string }
+  | { readonly do: 'make-directory'; readonly path: string; readonly mode: number }
+  | { readonly do: 'make-host-key'; readonly path: string; readonly type: string }
+  | { readonly do: 'copy'; readonly from: string; readonly to: string; readonly mode: number | undefined }
+  /** Over what the image has; nothing is removed there. */
+  | { readonly do: 'copy-tree'; readonly from: string; readonly to: string }
+  | { readonly do: 'write'; readonly path: string; readonly text: string; readonly mode: number }
+  | { readonly do: 'set-hostname'; readonly name: string }
+  | { readonly do: 'bind'; readonly from: string; readonly to: string }
+  | { readonly do: 'make-swap'; readonly path: string; readonly lengthBytes: number }
+  | { readonly do: 'swap-on'; readonly path: string }
+
+export const PERSIST = '/mnt/persist'
+const SKIFF = `${PERSIST}/skiff`
+const MIB = 2 ** 20
+/** Less is not worth a new table: partitions end at whole mebibytes, a GPT needs the end for its copy. */
+const WORTH_GROWING_BYTES = 8 * MIB
+/** The tree of the SkiffOS paper, III.B, and what is kept apart from it. Secrets are root's alone. */
+const DIRECTORIES: readonly (readonly [path: string, mode: number])[] = [
+  [`${PERSIST}/flotilla`, 0o700],
+  [SKIFF, 0o755],
+  ...['core', 'docker', 'containerd', 'etc', 'journal'].map((name) => [`${SKIFF}/${name}`, 0o755] as const),
+  ...['connections', 'keys', 'ssh'].map((name) => [`${SKIFF}/${name}`, 0o700] as const),
+]
+/** Where programs of the image keep what must outlive it. */
+const BINDS: readonly (readonly [from: string, to: string])[] = [
+  [`${SKIFF}/journal`, '/var/log/journal'],
+  [`${SKIFF}/docker`, '/var/lib/docker'],
+  [`${SKIFF}/containerd`, '/var/lib/containerd'],
+]
+const HOST_KEY_TYPES = ['ed25519', 'rsa']
+
+/** From a partition that was found to one that is mounted and as large as its medium. Pure. */
+export function planMount(found: PersistDevice): readonly PersistStep[] {
+  const { device, disk, number, endBytes, diskBytes, isLast, table } = found
+  const grows = isLast && diskBytes - endBytes >= WORTH_GROWING_BYTES
+  return [
+    { do: 'check', device },
+    ...(grows ? [{ do: 'grow-partition', disk, number, table } as const] : []),
+    { do: 'mount', device, at: PERSIST },
+    { do: 'grow-file-system', device },
+    ...DIRECTORIES.map(([path, mode]) => ({ do: 'make-directory', path, mode }) as const),
+  ]
+}
+
+/** What of it takes the place of what the image has. Pure. */
+export function planUse(content: PersistContent): readonly PersistStep[] {
+  const { hostname, fleetName, hostKeys, connections, authorizedKeys, swapMiB, swapBytes } = content
+  const missing = HOST_KEY_TYPES.filter((type) => !hostKeys.includes(`ssh_host_${type}_key`))
+  const name = hostname === '' ? fleetName : hostname
+  const swap = `${SKIFF}/swap`
+  return [
+    { do: 'copy-tree', from: `${SKIFF}/etc`, to: '/etc' },
+    ...missing.map((type) => ({ do: 'make-host-key', path: `${SKIFF}/ssh/ssh_host_${type}_key`, type }) as const),
+    ...[...new Set([...hostKeys, ...missing.flatMap((type) => [`ssh_host_${type}_key`, `ssh_host_${type}_key.pub`])])]
+      .sort()
+      .map(
+        (file) =>
+          ({
+            do: 'copy',
+            from: `${SKIFF}/ssh/${file}`,
+            to: `/etc/ssh/${file}`,
+            mode: file.endsWith('.pub') ? 0o644 : 0o600,
+          }) as const,
+      ),
+    ...(authorizedKeys.length === 0
+      ? []
+      : ([
+          { do: 'make-directory', path: '/root/.ssh', mode: 0o700 },
+          { do: 'write', path: '/root/.ssh/authorized_keys', text: `${authorizedKeys.join('\n')}\n`, mode: 0o600 },
+        ] as const)),
+    ...connections.map(
+      (file) =>
+        ({
+          do: 'copy',
+          from: `${SKIFF}/connections/${file}`,
+          to: `/run/systemd/network/${file}`,
+          mode: 0o644,
+        }) as const,
+    ),
+    ...(name === '' ? [] : [{ do: 'set-hostname', name } as const]),
+    ...BINDS.map(([from, to]) => ({ do: 'bind', from, to }) as const),
+    ...(swapMiB === 0
+      ? []
+      : [
+          ...(swapBytes === swapMiB * MIB
+            ? []
+            : [{ do: 'make-swap', path: swap, lengthBytes: swapMiB * MIB } as const]),
+          { do: 'swap-on', path: swap } as const,
+        ]),
+  ]
+}
+
+/** A step as a person reads it. */
+export function describeStep(step: PersistStep): string {
+  switch (step.do) {
+    case 'check':
+      return `check the file system on ${step.device}`
+    case 'grow-partition':
+      return `grow partition ${step.number} of ${step.disk} to its end`
+    case 'mount':
+      return `mount ${step.device} at ${step.at}`
+    case 'grow-file-system':
+      return `grow the file system on ${step.device} to its partition`
+    case 'make-directory':
+      return `make ${step.path}`
+    case 'make-host-key':
+      return `make the SSH host key ${step.path}`
+    case 'copy':
+    case 'copy-tree':
+      return `copy ${step.from} to ${step.to}`
+    case 'write':
+      return `write ${step.path}`
+    case 'set-hostname':
+      return `set the host name to ${step.name}`
+    case 'bind':
+      return `bind ${step.from} to ${step.to}`
+    case 'make-swap':
+      return `make ${step.lengthBytes / MIB} MiB of swap at ${step.path}`
+    case 'swap-on':
+      return `use the swap at ${step.path}`
+  }
+}
