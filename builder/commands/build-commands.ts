@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Command } from 'commander'
 import { FlotillaError } from '../../protocol/errors.ts'
@@ -99,6 +99,8 @@ function noteImages({ composition, workspace, buildroot, config }: Prepared): vo
     process.stderr.write(
       `note: ${boards.map(({ name }) => name).join(' and ')} are boards; the images are for ${board.name}\n`,
     )
+  if (composition.core === undefined) rmSync(join(directory, 'skiff-core.yaml'), { force: true })
+  else copyFileSync(composition.core, join(directory, 'skiff-core.yaml'))
   const files = bootTogether(directory)
   writeManifest(directory, manifestFor(board, { layers: config, buildroot: buildroot.version, files }))
 }

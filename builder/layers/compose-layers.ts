@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs'
+import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { type FragmentKind, type MergedSymbol, mergeSettings, parseFragment, type Setting } from './kconfig-fragment.ts'
@@ -22,6 +22,8 @@ export type Composition = {
   readonly hooks: Readonly<Record<'pre' | 'post', readonly { readonly layer: string; readonly script: string }[]>>
   readonly cflags: readonly string[]
   readonly buildTarget: string | undefined
+  /** The file of containers that the release carries: `resources/skiff-core.yaml` of the last layer that has one. */
+  readonly core: string | undefined
   /** What is odd but does not stop a build. */
   readonly warnings: readonly string[]
   /** Of everything that goes in: when it changes, the build is configured anew. */
@@ -55,6 +57,7 @@ export const WIRING: readonly string[] = [
 ]
 /** What a BR2_EXTERNAL tree must have, or Buildroot stops. */
 const EXTERNAL_FILES = ['external.desc', 'external.mk', 'Config.in']
+const CORE_FILE = 'resources/skiff-core.yaml'
 /** In place of the layer's path, in fragments. */
 const ROOT_TOKEN = /SKIFF_CONFIG_ROOT/g
 
@@ -96,6 +99,7 @@ export function composeLayers({ base, requested, overrides, lenient }: Chain): C
     hooks: { pre: hooks('pre'), post: hooks('post') },
     cflags: files('cflags').flatMap((path) => cflagsOf(readText(path))),
     buildTarget: layers.find((layer) => layer.metadata.buildTarget !== undefined)?.metadata.buildTarget,
+    core: layers.map(({ path }) => join(path, CORE_FILE)).findLast((path) => existsSync(path)),
     warnings: [
       ...problems,
       ...wiringWarnings(symbols.buildroot, [...base.pre, ...base.post], files('permissions').length > 0),

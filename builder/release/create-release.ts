@@ -1,4 +1,5 @@
-import { constants, copyFileSync, existsSync, renameSync } from 'node:fs'
+import { constants, copyFileSync, existsSync, readFileSync, renameSync } from 'node:fs'
+import { parseSkiffCore } from '../../protocol/core/skiff-core.ts'
 import { FlotillaError } from '../../protocol/errors.ts'
 import {
   type Artifact,
@@ -50,7 +51,7 @@ export type PreparedRelease = { readonly release: Release; readonly roles: Reado
 /**
  * Indexes the images, stores artifacts, indexes and description in the repository, and composes the metadata that
  * names them: the role of the board and channel, and `targets` when that role is new.
- * @throws FlotillaError BAD_INPUT, ALREADY_EXISTS when nothing changed since the current release
+ * @throws FlotillaError BAD_INPUT, BAD_CONFIG for a wrong skiff-core.yaml, ALREADY_EXISTS when nothing changed since the current release
  */
 export function prepareRelease(
   repository: Repository,
@@ -67,7 +68,10 @@ export function prepareRelease(
         `create release: ${what} ${JSON.stringify(name)} is not a plain lower-case name (a layer pi/4 is the board pi-4)`,
       )
   }
-  const artifacts = collectImages(options.images).map((image): Artifact => {
+  const images = collectImages(options.images)
+  for (const { path } of images.filter(({ kind }) => kind === 'skiff-core'))
+    parseSkiffCore(readFileSync(path, 'utf8'), path) // better here than on every device
+  const artifacts = images.map((image): Artifact => {
     const indexed = indexArtifact(image.path, (bytes) => options.onProgress(image.name, bytes))
     keepArtifact(repository, image.path, indexed.sha256)
     const index = { lengthBytes: indexed.index.bytes.length, sha256: repository.writeBlob(indexed.index.bytes) }

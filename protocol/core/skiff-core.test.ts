@@ -1,0 +1,222 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { FlotillaError } from '../errors.ts'
+import { parseSkiffCore } from './skiff-core.ts'
+
+const parse = (text: string, options = {}) => parseSkiffCore(text, 'skiff-core.yaml', options)
+const container = (lines: string) => parse(`containers:\n  c:\n    image: i\n${lines}`).core.containers.get('c')
+
+describe('skiff-core.yaml', () => {
+  it('is read with every key of a container', () => {
+    const found = container(`    tty: true
+    workingDirectory: /w
+    mounts: ["/dev:/dev", "data:/data:ro"]
+    volumes: ["more:/more"]
+    disableInit: true
+    privileged: true
+    capAdd: [ALL]
+    capDrop: [NET_RAW]
+    hostIPC: true
+    hostPID: true
+    hostUTS: true
+    hostNetwork: true
+    securityOpt: [seccomp=unconfined]
+    tmpFs: {/run: "rw"}
+    entrypoint: /sbin/init
+    cmd: [a, "2"]
+    env: [A=1, B=]
+    ports:
+      - {hostPort: 8080, containerPort: 80}
+      - {hostPort: 53, containerPort: 53, protocol: udp, hostAddress: 127.0.0.1}
+    dns: [1.1.1.1]
+    dnsSearch: [local]
+    hosts: ["a:10.0.0.1"]
+    restartPolicy: never
+    startAfterCreate: true
+    stopSignal: RTMIN+3
+    stopTimeoutSeconds: 5
+    devices: [/dev/ttyUSB0]
+    networks: [robots]
+    labels: {a: b}
+    user: "1000"
+    hostname: h
+    ulimits: {nofile: 1024, memlock: {soft: -1, hard: -1}}
+    memory: 512m
+    cpus: 1.5
+    shmSize: 1.5G
+    readOnly: true
+    runtime: nvidia
+    gpus: all
+    healthCheck: {test: curl -f localhost, retries: 5}`)
+    expect(found).toEqual({
+      image: 'i',
+      tty: true,
+      workingDirectory: '/w',
+      mounts: ['/dev:/dev', 'data:/data:ro', 'more:/more'],
+      disableInit: true,
+      privileged: true,
+      capAdd: ['ALL'],
+      capDrop: ['NET_RAW'],
+      hostIPC: true,
+      hostPID: true,
+      hostUTS: true,
+      hostNetwork: true,
+      securityOpt: ['seccomp=unconfined'],
+      tmpFs: { '/run': 'rw' },
+      entrypoint: ['/sbin/init'],
+      cmd: ['a', '2'],
+      env: ['A=1', 'B='],
+      ports: [
+        { hostPort: 8080, containerPort: 80, protocol: 'tcp', hostAddress: undefined },
+        { hostPort: 53, containerPort: 53, protocol: 'udp', hostAddress: '127.0.0.1' },
+      ],
+      dns: ['1.1.1.1'],
+      dnsSearch: ['local'],
+      hosts: ['a:10.0.0.1'],
+      restartPolicy: 'no',
+      startAfterCreate: true,
+      stopSignal: 'RTMIN+3',
+      stopTimeoutSeconds: 5,
+      devices: ['/dev/ttyUSB0'],
+      networks: ['robots'],
+      labels: { a: 'b' },
+      user: '1000',
+      hostname: 'h',
+      ulimits: [
+        { name: 'nofile', soft: 1024, hard: 1024 },
+        { name: 'memlock', soft: -1, hard: -1 },
+      ],
+      memoryBytes: 512 * 2 ** 20,
+      cpus: 1.5,
+      shmBytes: 1.5 * 2 ** 30,
+      readOnly: true,
+      runtime: 'nvidia',
+      gpus: 'all',
+      healthCheck: {
+        test: ['CMD-SHELL', 'curl -f localhost'],
+        intervalSeconds: 30,
+        timeoutSeconds: 30,
+        retries: 5,
+        startSeconds: 0,
+      },
+      dependsOn: [],
+    })
+  })
+
+  it('is read with users and images, and both spellings of the pull policy', () => {
+    const { core } = parse(`prune: true
+containers: {c: {image: a}, d: {image: b, dependsOn: [c]}}
+users:
+  core: {container: c, containerShell: /bin/zsh, auth: {copyRootKeys: true, sshKeys: [k], locked: true}}
+images:
+  a:latest: {pull: {policy: ifnotexists, registry: quay.io}}
+  b: {pull: {pullPolicy: always}, build: {source: /opt/b, buildArgs: {V: 1}, squash: true}}
+  c: {}
+`)
+    expect(core.prune).toBe(true)
+    expect(core.users.get('core')).toMatchObject({ containerShell: ['/bin/zsh'], auth: { locked: true, password: '' } })
+    expect([...core.images.values()].map(({ pullPolicy }) => pullPolicy)).toEqual([
+      'ifnotpresent',
+      'always',
+      'ifnotpresent',
+    ])
+    expect(core.images.get('b')?.build).toEqual({
+      source: '/opt/b',
+      ref: undefined,
+      sha256: undefined,
+      dockerfile: 'Dockerfile',
+      buildArgs: { V: '1' },
+    })
+  })
+
+  it.each([
+    ['containers:\n  c:\n    imag: i\n', /^skiff-core.yaml:3:5: no such key: imag \(known: image, .*\) \(imag: i\)$/],
+    ['containers:\n  c:\n    tty: true\n', /:3:5: containers.c: image is missing/],
+    ['containers:\n  c:\n', /:2:3: containers.c: wanted keys and values/],
+    ['containers: {c: {image: i, tty: 1}}', /:1:33: containers.c.tty: wanted true or false/],
+    ['containers: {c: {image: i, mounts: [/dev]}}', /containers.c.mounts\[0\]: wanted source:\/target/],
+    ['containers: {c: {image: i, env: [A]}}', /containers.c.env\[0\]: wanted NAME=value/],
+    ['containers: {c: {image: i, ports: [{hostPort: 0}]}}', /hostPort: wanted a whole number from 1 to 65535/],
+    ['containers: {c: {image: i, restartPolicy: sometimes}}', /restartPolicy: wanted one of no, always/],
+    ['containers: {c: {image: i, memory: lots}}', /memory: wanted a size such as 512m/],
+    ['containers: {c/d: {image: i}}', /containers.c\/d: not a name/],
+    ['containers: {c: {image: i, dependsOn: [d]}}', /there is no container d/],
+    [
+      'containers: {c: {image: i, dependsOn: [d]}, d: {image: i, dependsOn: [c]}}',
+      /containers.c.dependsOn: it waits for/,
+    ],
+    ['users: {u: {container: c}}', /users.u: there is no container c/],
+    ['images: {i: {build: {source: x, sha256: y}}}', /sha256: wanted 64 hexadecimal digits/],
+    ['containers: [', /^skiff-core.yaml: /],
+    ['- a', /:1:1: the file: wanted keys and values/],
+  ])('says what is wrong, and where: %j', (text, words) => {
+    expect(() => parse(text)).toThrow(words)
+  })
+
+  it('takes a key that is there twice with one value, and names both lines when they differ', () => {
+    const twice = (second: string) =>
+      `containers:\n  c:\n    image: i\n    entrypoint: [a]\n    tty: true\n    entrypoint: ${second}\n`
+    expect(parse(twice('[a]')).warnings).toEqual([
+      'skiff-core.yaml:4:5 and skiff-core.yaml:6:5: containers.c.entrypoint is there twice',
+    ])
+    expect(() => parse(twice('[b]'))).toThrow(
+      /:6:5: .* at skiff-core.yaml:4:5 and skiff-core.yaml:6:5, with two values/,
+    )
+  })
+
+  it('warns of unknown keys in a file of SkiffOS', () => {
+    const text = 'containers: {c: {image: i, new: 1}}\nversion: 1\n'
+    const { core, warnings } = parse(text, { lenient: true })
+    expect(core.containers.get('c')?.image).toBe('i')
+    expect(warnings).toEqual([
+      expect.stringMatching(/:2:1: no such key: version .*it is ignored/),
+      expect.stringMatching(/:1:28: no such key: new/),
+    ])
+  })
+
+  it('follows aliases, and not for ever', () => {
+    const { core } = parse('containers:\n  a: &base {image: i}\n  b: *base\n')
+    expect(core.containers.get('b')?.image).toBe('i')
+    const many = Array.from({ length: 30 }, (_, at) => `  c${at}: *base\n`).join('')
+    expect(() => parse(`containers:\n  a: &base {image: i}\n${many}`)).toThrow(FlotillaError)
+  })
+
+  it('refuses whatever it cannot read with a code, whatever it is', () => {
+    const words = fc.constantFrom(
+      'containers',
+      'c',
+      ':',
+      '\n',
+      '  ',
+      '- ',
+      '{',
+      '}',
+      '[',
+      ']',
+      '&a ',
+      '*a',
+      '!!map ',
+      '"',
+      'image',
+      ', ',
+      '? ',
+      '|',
+    )
+    fc.assert(
+      fc.property(
+        fc.oneof(
+          fc.string(),
+          fc.array(words, { maxLength: 40 }).map((list) => list.join('')),
+        ),
+        (text) => {
+          try {
+            parse(text)
+          } catch (error) {
+            expect(error).toBeInstanceOf(FlotillaError)
+          }
+        },
+      ),
+      { numRuns: 2_000 },
+    )
+  })
+})
