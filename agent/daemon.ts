@@ -143,9 +143,7 @@ export class Agent {
           sendRate,
           receiveRate,
           perPeerRate: this.#config.traffic.perPeerRate,
-          closed: new Set(
-            closedLinks.size === 0 ? [] : node.members().flatMap(({ id }) => (closedLinks.has(linkOf(id)) ? [id] : [])),
-          ),
+          isClosed: (peer) => closedLinks.size > 0 && closedLinks.has(linkOf(peer)),
         }),
     })
     yieldToTheRobot(this.#config.nice)
@@ -277,7 +275,7 @@ export class Agent {
     clearInterval(considerTimer)
     this.#stop.abort(new Error('stopping'))
     sync.stop()
-    traffic.stop()
+    await traffic.stop()
     roundTrips.stop()
     driver.stop()
     api.close()

@@ -2,13 +2,14 @@ import { readFile } from 'node:fs/promises'
 import { Command } from 'commander'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { parseJson } from '../../protocol/shape.ts'
-import { preparePersist, STATE_FILE } from '../persist/prepare-persist.ts'
+import { preparePersist, prepareSwap, STATE_FILE } from '../persist/prepare-persist.ts'
 
 /** `flotilla persist`: the partition that outlives releases. */
 export function persistCommand(): Command {
   return new Command('persist')
     .description('the partition that outlives releases')
     .addCommand(prepareCommand())
+    .addCommand(swapCommand())
     .addCommand(statusCommand())
 }
 
@@ -33,6 +34,12 @@ Nothing is formatted, and nothing is repaired that needs a decision.`,
       for (const problem of problems) process.stderr.write(`problem: ${problem}\n`)
       process.stdout.write(`${state}\n`)
     })
+}
+
+function swapCommand(): Command {
+  return new Command('swap')
+    .description('make and use the swap that /etc/flotilla/swap asks for, a number of MiB (run by the system)')
+    .action(() => prepareSwap((what) => process.stderr.write(`${what}\n`)))
 }
 
 function statusCommand(): Command {

@@ -3,12 +3,13 @@ import { GenerationFile } from '../store/generation-file.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
 
 const MAX_BYTES = 4_096
+/** So many bytes are forgotten by a power cut at most, or an eighth of the budget. */
 const SAVE_BYTES = 16 * 2 ** 20
 const DAY_MS = 86_400_000
 
 /**
  * Bytes that moved today, by interface; kept over restarts. Days are those of UTC, never before the time floor: boards wake up
- * in 1970. After a power cut at most 16 MiB are forgotten.
+ * in 1970.
  */
 export class DayCount {
   readonly #file: GenerationFile
@@ -58,14 +59,15 @@ export class DayCount {
     if (day <= this.#day) return
     this.#day = day
     this.#byLink = new Map()
-    this.#savedBytes = -SAVE_BYTES
+    this.#savedBytes = -Infinity
   }
 
-  /** Writes it down when it has grown by 16 MiB. */
-  async save(): Promise<void> {
-    if (this.total - this.#savedBytes < SAVE_BYTES) return
-    this.#savedBytes = this.total
+  /** Writes it down when it has grown by 16 MiB, or by an eighth of the budget, since it was last written. */
+  async save(budgetBytes: number): Promise<void> {
+    const { total } = this
+    if (total === this.#savedBytes || total - this.#savedBytes < Math.min(SAVE_BYTES, budgetBytes / 8)) return
     const links = Object.fromEntries([...this.#byLink].slice(0, 64))
     await this.#file.write(Buffer.from(JSON.stringify({ day: this.#day, links })))
+    this.#savedBytes = total
   }
 }

@@ -35,7 +35,7 @@ describe("a day's traffic", () => {
       ['wlan0', 20 * 2 ** 20],
       ['wwan0', 7],
     ])
-    await first.save()
+    await first.save(8 * 2 ** 20)
     const again = await DayCount.open(disk)
     expect([...again.byLink]).toEqual([...first.byLink])
     again.count(new Map([['wwan0', 3]]), 3 * DAY_MS + 2)

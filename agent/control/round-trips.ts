@@ -22,12 +22,14 @@ type Counted = Omit<RoundTrip, 'movedBytes'> & { readonly connection: string; re
 export class RoundTripWatch {
   #totals: ReadonlyMap<string, number> = new Map()
   #helper: Helper | undefined
+  #isStopped = false
 
   /**
    * The connections on the given ports, with what moved on each since the last look.
    * @returns undefined where there is no `ss`
    */
   async look(ports: readonly number[]): Promise<readonly RoundTrip[] | undefined> {
+    if (this.#isStopped) return undefined
     const filter = `( ${ports.flatMap((port) => [`sport = :${port}`, `dport = :${port}`]).join(' or ')} )`
     if (this.#helper?.filter !== filter || this.#helper.ended) {
       this.#helper?.end()
@@ -46,6 +48,7 @@ export class RoundTripWatch {
   }
 
   stop(): void {
+    this.#isStopped = true
     this.#helper?.end()
   }
 }
@@ -62,7 +65,8 @@ class Helper {
   constructor(filter: string) {
     this.filter = filter
     const script = `while read -r _; do ss -tinHO state established '${filter}'; echo "end $?"; done`
-    this.#shell = spawn('sh', ['-c', script], { stdio: ['pipe', 'pipe', 'ignore'] })
+    // A group of its own, so that an `ss` that hangs ends with it.
+    this.#shell = spawn('sh', ['-c', script], { stdio: ['pipe', 'pipe', 'ignore'], detached: true })
     this.#shell.on('error', () => this.end())
     this.#shell.on('close', () => this.end())
     this.#shell.stdin?.on('error', () => this.end())
@@ -94,7 +98,11 @@ class Helper {
     clearTimeout(this.#idle)
     this.#answer?.(undefined)
     this.#shell.stdin?.destroy()
-    this.#shell.kill()
+    try {
+      if (this.#shell.pid !== undefined) process.kill(-this.#shell.pid, 'SIGKILL')
+    } catch {
+      // it has ended
+    }
   }
 
   #take(part: string): void {

@@ -35,6 +35,7 @@ export class TrafficGuard {
   #movedBytes = 0
   #movedMs = performance.now()
   #lookedMs = -Infinity
+  #isTicking = false
   #timer: NodeJS.Timeout | undefined
   verdict: TrafficVerdict = { sendRate: Infinity, receiveRate: Infinity, reasons: [], closedLinks: new Set() }
 
@@ -46,13 +47,14 @@ export class TrafficGuard {
   static async open(deps: TrafficGuardDeps): Promise<TrafficGuard> {
     const guard = new TrafficGuard(deps)
     await guard.#tick()
-    guard.#timer = setInterval(() => void guard.#tick().catch(() => {}), TICK_MS) // a full disk: counted in memory
+    guard.#timer = setInterval(() => guard.#tickAlone(), TICK_MS)
     guard.#timer.unref()
     return guard
   }
 
-  stop(): void {
+  async stop(): Promise<void> {
     clearInterval(this.#timer)
+    await this.#deps.day.save(0).catch(() => {}) // a full disk: a part of a day is forgotten
   }
 
   /** The robot asks for a limit, or renews the one with the same reason. @param rate - bytes per second */
@@ -72,6 +74,15 @@ export class TrafficGuard {
     return this.#deps.day.total
   }
 
+  /** One after another: a system that answers late must not be asked twice at once. */
+  #tickAlone(): void {
+    if (this.#isTicking) return
+    this.#isTicking = true
+    this.#tick()
+      .catch(() => {}) // a full disk: counted in memory
+      .finally(() => (this.#isTicking = false))
+  }
+
   async #tick(): Promise<void> {
     const nowMs = performance.now()
     if (this.#deps.rules.meteredRate !== Infinity && nowMs - this.#meteredMs > METERED_EVERY_MS) {
@@ -82,8 +93,8 @@ export class TrafficGuard {
     const wish = await readTrafficFile(this.#deps.file)
     this.#deps.day.count(this.#deps.moved.byLink, Math.max(Date.now(), this.#deps.floorMs()))
     this.#judge(wish === undefined ? [] : [wish])
-    const { dailyBytes, dailyBytesOf } = this.#deps.rules
-    if (dailyBytes !== Infinity || dailyBytesOf.size > 0) await this.#deps.day.save()
+    const budget = Math.min(this.#deps.rules.dailyBytes, ...this.#deps.rules.dailyBytesOf.values())
+    if (budget !== Infinity) await this.#deps.day.save(budget)
   }
 
   async #yield(): Promise<void> {
@@ -96,8 +107,10 @@ export class TrafficGuard {
     // Asking costs a process: not while nothing moves, and rarely while queues are short.
     const isCalm = this.#yielded.rate === Infinity && this.#yielded.queueMs < maxDelayMs / 2
     if (maxDelayMs === 0 || (isCalm && moved > 0 && nowMs - this.#lookedMs < CALM_MS)) return
-    this.#lookedMs = nowMs
-    this.#yielded = this.#yielding.judge((moved > 0 ? await this.#deps.roundTrips() : undefined) ?? [], moved)
+    const trips = moved > 0 ? await this.#deps.roundTrips() : []
+    if (moved > 0) this.#lookedMs = nowMs
+    // Not told this time: what held holds.
+    if (trips !== undefined) this.#yielded = this.#yielding.judge(trips, moved)
   }
 
   #judge(more: readonly TrafficWish[]): void {

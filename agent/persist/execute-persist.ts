@@ -1,4 +1,4 @@
-import { chmod, copyFile, cp, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { chmod, chown, copyFile, cp, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import type { PersistStep } from './plan-persist.ts'
@@ -7,6 +7,9 @@ import { runProgram } from './run-program.ts'
 /** A file system of a terabyte that was not unmounted; the boot goes on without it after that. */
 const CHECK_MS = 15 * 60_000
 const FORMAT_MS = 5 * 60_000
+const KEY_MS = 2 * 60_000
+/** Gigabytes onto a slow card. */
+const SWAP_MS = 90 * 60_000
 
 /** Does one step. @throws FlotillaError with the code of what failed */
 export async function executeStep(step: PersistStep): Promise<void> {
@@ -21,16 +24,13 @@ export async function executeStep(step: PersistStep): Promise<void> {
 async function execute(step: PersistStep): Promise<void> {
   switch (step.do) {
     case 'check':
+      // Mounted it must not be; then it was checked before.
+      if (await isInUse(step.device)) return
       // 1: errors were corrected. From 4 on something is left that needs a decision.
       await runProgram('e2fsck', ['-p', step.device], { okCodes: [0, 1], timeoutMs: CHECK_MS })
       return
     case 'grow-partition':
-      if (step.table === 'gpt') await runProgram('sfdisk', ['--relocate', 'gpt-bak-std', step.disk])
-      // Its own partitions are in use: the table is written all the same, and the kernel told of this partition alone.
-      await runProgram('sfdisk', ['--no-reread', '--force', '--quiet', '-N', String(step.number), step.disk], {
-        input: ', +\n',
-      })
-      await runProgram('partx', ['--update', '--nr', String(step.number), step.disk])
+      await growPartition(step.disk, step.number)
       return
     case 'mount':
       await mkdir(step.at, { recursive: true })
@@ -48,7 +48,7 @@ async function execute(step: PersistStep): Promise<void> {
       await rm(`${step.path}.new`, { force: true })
       await rm(`${step.path}.new.pub`, { force: true })
       await runProgram('ssh-keygen', ['-q', '-t', step.type, '-N', '', '-C', '', '-f', `${step.path}.new`], {
-        timeoutMs: FORMAT_MS,
+        timeoutMs: KEY_MS,
       })
       await flush(`${step.path}.new`)
       await rename(`${step.path}.new.pub`, `${step.path}.pub`)
@@ -57,7 +57,8 @@ async function execute(step: PersistStep): Promise<void> {
     case 'copy':
       await mkdir(dirname(step.to), { recursive: true })
       await copyFile(step.from, step.to)
-      if (step.mode !== undefined) await chmod(step.to, step.mode)
+      await chmod(step.to, step.mode)
+      if (step.group !== undefined) await giveToGroup(step.to, step.group)
       return
     case 'copy-tree':
       await cp(step.from, step.to, { recursive: true, force: true, verbatimSymlinks: true, preserveTimestamps: true })
@@ -74,18 +75,52 @@ async function execute(step: PersistStep): Promise<void> {
       if (!(await isMounted(step.to))) await runProgram('mount', ['--bind', step.from, step.to])
       return
     case 'make-swap':
-      await rm(step.path, { force: true })
-      // Written out: swap must have no holes.
-      await runProgram('dd', ['if=/dev/zero', `of=${step.path}`, 'bs=1M', `count=${step.lengthBytes / 2 ** 20}`], {
-        timeoutMs: FORMAT_MS,
-      })
-      await chmod(step.path, 0o600)
-      await runProgram('mkswap', [step.path])
+      await makeSwap(step.path, step.lengthBytes)
       return
     case 'swap-on':
       if (!(await readFile('/proc/swaps', 'latin1')).includes(`${step.path} `)) await runProgram('swapon', [step.path])
       return
   }
+}
+
+/** One table, written once: the partition's new end, and the end of the disk for the second table of a GPT. */
+async function growPartition(disk: string, number: number): Promise<void> {
+  const dump = await runProgram('sfdisk', ['--dump', disk])
+  const device = new RegExp(`^(\\S*\\D${number} :.*?), size= *\\d+(.*)$`, 'm')
+  if (!device.test(dump))
+    throw new FlotillaError('DISK_FAILED', `grow partition ${number} of ${disk}: not in its table`)
+  const script = dump.replace(/^last-lba:.*\n/m, '').replace(device, '$1$2')
+  // Its own partitions are in use: the table is written all the same, and the kernel told of this partition alone.
+  await runProgram('sfdisk', ['--no-reread', '--force', '--quiet', disk], { input: script })
+  await runProgram('partx', ['--update', '--nr', String(number), disk])
+}
+
+/** Written out, since swap must have no holes, and under its name only when it is whole. */
+async function makeSwap(path: string, lengthBytes: number): Promise<void> {
+  const fresh = `${path}.new`
+  await rm(path, { force: true })
+  try {
+    const count = `count=${lengthBytes / 2 ** 20}`
+    await runProgram('dd', ['if=/dev/zero', `of=${fresh}`, 'bs=1M', count], { timeoutMs: SWAP_MS })
+    await chmod(fresh, 0o600)
+    await runProgram('mkswap', [fresh])
+    await flush(fresh)
+    await rename(fresh, path)
+  } catch (error) {
+    await rm(fresh, { force: true })
+    throw error
+  }
+}
+
+async function giveToGroup(path: string, group: string): Promise<void> {
+  const line = (await readFile('/etc/group', 'utf8')).split('\n').find((one) => one.startsWith(`${group}:`))
+  const id = Number(line?.split(':')[2])
+  if (Number.isSafeInteger(id)) await chown(path, 0, id)
+}
+
+/** Whether the device itself is mounted somewhere. */
+async function isInUse(device: string): Promise<boolean> {
+  return (await readFile('/proc/self/mounts', 'utf8')).split('\n').some((line) => line.split(' ')[0] === device)
 }
 
 async function isMounted(path: string): Promise<boolean> {

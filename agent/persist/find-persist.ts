@@ -1,28 +1,26 @@
+import { existsSync } from 'node:fs'
 import { readdir, readFile, realpath } from 'node:fs/promises'
-import { basename, dirname } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
-import { runProgram } from './run-program.ts'
 import type { PersistDevice } from './plan-persist.ts'
+import { runProgram } from './run-program.ts'
 
 const SECTOR = 512
 const LOOK_AGAIN_MS = 250
 
 /**
- * Waits for the partition whose file system has the label `persist`.
- * @throws FlotillaError TIMEOUT when there is none within the time
+ * Waits for the partition whose file system has the label. A stick or card with the same label does not stand in for it: the
+ * partition on the disk that the device boots from counts.
+ * @throws FlotillaError TIMEOUT when there is none within the time, BAD_INPUT when nothing says which of several it is
  */
 export async function findPersist(label: string, timeoutMs: number): Promise<PersistDevice> {
   const deadlineMs = performance.now() + timeoutMs
   for (;;) {
-    const device = await runProgram('blkid', ['-t', `LABEL=${label}`, '-o', 'device'], { okCodes: [0, 2] })
-    const [first = '', ...others] = device.split('\n').filter(Boolean)
-    if (others.length > 0)
-      throw new FlotillaError(
-        'BAD_INPUT',
-        `find persist: ${first} and ${others.join(', ')} are both labelled ${label}; take one out, or give it another label`,
-      )
-    if (first !== '') return readPersistDevice(first)
+    const listed = await runProgram('blkid', ['-t', `LABEL=${label}`, '-o', 'device'], { okCodes: [0, 2] })
+    const devices = listed.split('\n').filter(Boolean)
+    if (devices.length > 0)
+      return choosePersist(await Promise.all(devices.map((device) => readPersistDevice(device))), await bootDisk())
     if (performance.now() > deadlineMs)
       throw new FlotillaError(
         'TIMEOUT',
@@ -32,27 +30,54 @@ export async function findPersist(label: string, timeoutMs: number): Promise<Per
   }
 }
 
-/** What the kernel says of a partition and its disk. @throws FlotillaError DISK_FAILED when it is no partition */
-async function readPersistDevice(device: string): Promise<PersistDevice> {
+/** The only one, or the one on the disk that the device boots from. Pure. @throws FlotillaError BAD_INPUT */
+export function choosePersist(found: readonly PersistDevice[], bootDisk: string | undefined): PersistDevice {
+  const beside = found.filter(({ disk }) => disk === bootDisk)
+  const [chosen, ...others] = beside.length > 0 ? beside : found
+  if (chosen !== undefined && others.length === 0) return chosen
+  throw new FlotillaError(
+    'BAD_INPUT',
+    `find persist: ${found.map(({ device }) => device).join(' and ')} have the same label; take one out, or give it another label`,
+  )
+}
+
+/** The disk of the partition that is mounted at /boot. */
+async function bootDisk(): Promise<string | undefined> {
+  const mounts = await readFile('/proc/self/mounts', 'utf8')
+  const device = mounts
+    .split('\n')
+    .find((line) => line.split(' ')[1] === '/boot')
+    ?.split(' ')[0]
+  if (device === undefined) return undefined
+  return readPersistDevice(device).then(
+    ({ disk }) => disk,
+    () => undefined, // a directory of something else
+  )
+}
+
+/**
+ * What the kernel says of a partition and its disk.
+ * @param sys - where sysfs is
+ * @throws FlotillaError DISK_FAILED when it is no partition
+ */
+export async function readPersistDevice(device: string, sys = '/sys'): Promise<PersistDevice> {
   try {
-    const path = await realpath(`/sys/class/block/${basename(await realpath(device))}`)
+    const path = await realpath(join(sys, 'class/block', basename(device)))
     const disk = dirname(path)
     const number = async (file: string) => Number((await readFile(file, 'latin1')).trim())
-    const endOf = async (partition: string) =>
-      ((await number(`${partition}/start`)) + (await number(`${partition}/size`))) * SECTOR
-    const partitions = (await readdir(disk)).filter((name) => name.startsWith(basename(disk)))
-    const ends = await Promise.all(partitions.map((name) => endOf(`${disk}/${name}`)))
-    const endBytes = await endOf(path)
-    const diskDevice = `/dev/${basename(disk)}`
-    const table = await runProgram('blkid', ['-p', '-s', 'PTTYPE', '-o', 'value', diskDevice], { okCodes: [0, 2] })
+    const endOf = async (name: string) =>
+      ((await number(join(disk, name, 'start'))) + (await number(join(disk, name, 'size')))) * SECTOR
+    // An eMMC has children that are no partitions: mmcblk0boot0.
+    const partitions = (await readdir(disk)).filter((name) => existsSync(join(disk, name, 'partition')))
+    const ends = await Promise.all(partitions.map(endOf))
+    const endBytes = await endOf(basename(path))
     return {
       device: `/dev/${basename(path)}`,
-      disk: diskDevice,
-      number: await number(`${path}/partition`),
+      disk: `/dev/${basename(disk)}`,
+      number: await number(join(path, 'partition')),
       endBytes,
-      diskBytes: (await number(`${disk}/size`)) * SECTOR,
+      diskBytes: (await number(join(disk, 'size'))) * SECTOR,
       isLast: endBytes === Math.max(...ends),
-      table: table.trim() === 'gpt' ? 'gpt' : 'dos',
     }
   } catch (cause) {
     if (cause instanceof FlotillaError) throw cause

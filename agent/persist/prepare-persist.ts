@@ -1,10 +1,20 @@
-import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
-import { dirname } from 'node:path'
-import { isFlotillaError, messageOf } from '../../protocol/errors.ts'
+import { mkdir, readdir, readFile, stat, statfs, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseCertificate } from '../../protocol/membership/certificate.ts'
 import { executeStep } from './execute-persist.ts'
 import { findPersist } from './find-persist.ts'
-import { describeStep, PERSIST, type PersistContent, type PersistStep, planMount, planUse } from './plan-persist.ts'
+import {
+  describeStep,
+  PERSIST,
+  type PersistContent,
+  type PersistStep,
+  planLogin,
+  planMount,
+  planSwap,
+  planTree,
+  planUse,
+} from './plan-persist.ts'
 
 /** How preparing ended. `rescue`: the device runs without its data, and says why; network and SSH are up all the same. */
 export type PersistState = {
@@ -16,7 +26,10 @@ export type PersistState = {
 
 /** Where the state is told: to programs, and to whoever stands before the device. */
 export const STATE_FILE = '/run/flotilla/persist.json'
-const ISSUE_FILE = '/run/issue.d/flotilla.issue'
+/** agetty shows /etc/issue.d beside /etc/issue; /run/issue.d only where there is no /etc/issue. */
+const ISSUE_FILE = '/etc/issue.d/flotilla.issue'
+/** Keys that the image brings: SkiffOS's place for them. */
+const IMAGE_KEYS = '/etc/skiff/authorized_keys'
 const MAX_KEY_BYTES = 65_536
 const MAX_SWAP_MIB = 65_536
 
@@ -35,22 +48,43 @@ export async function preparePersist(
     onStep(describeStep(step))
     await executeStep(step)
   }
+  // One thing that cannot be put in place, such as a key that cannot be read, does not keep the others away.
+  const tryAll = async (steps: readonly PersistStep[]) => {
+    for (const step of steps) await run(step).catch((error: unknown) => problems.push(problemOf(step, error)))
+  }
   let device = ''
   try {
     const found = await findPersist(label, timeoutMs)
     device = found.device
     // Growing can wait: a table that is odd, or a medium that wore out, must not keep the data away.
     for (const step of planMount(found)) {
-      if (step.do !== 'grow-partition' && step.do !== 'grow-file-system') await run(step)
-      else await run(step).catch((error: unknown) => problems.push(problemOf(step, error)))
+      if (step.do === 'grow-partition') await tryAll([step])
+      else await run(step)
     }
+    await tryAll(planTree(found))
   } catch (error) {
-    return tell({ state: 'rescue', problems: [...problems, withCode(error)], device })
+    problems.push(withCode(error))
+    await tryAll(planLogin(await readAuthorizedKeys([IMAGE_KEYS])))
+    return tell({ state: 'rescue', problems, device })
   }
-  // One thing that cannot be put in place, such as a key that cannot be read, does not keep the others away.
-  for (const step of planUse(await readContent()))
-    await run(step).catch((error: unknown) => problems.push(problemOf(step, error)))
+  await tryAll(planUse(await readContent()))
   return tell({ state: 'ready', problems, device })
+}
+
+/**
+ * Makes the swap file that `/etc/flotilla/swap` asks for, and uses it. Apart from the rest: it may take minutes.
+ * @throws FlotillaError NOT_ENOUGH_SPACE, DISK_FAILED, TIMEOUT
+ */
+export async function prepareSwap(onStep: (what: string) => void): Promise<void> {
+  const mebibytes = Number((await readFile('/etc/flotilla/swap', 'utf8').catch(() => '0')).trim())
+  const isWish = Number.isSafeInteger(mebibytes) && mebibytes >= 0 && mebibytes <= MAX_SWAP_MIB
+  if (!isWish) throw new FlotillaError('BAD_CONFIG', `/etc/flotilla/swap: wanted a number of MiB up to ${MAX_SWAP_MIB}`)
+  const { bavail, bsize } = await statfs(PERSIST)
+  const presentBytes = (await stat(`${PERSIST}/skiff/swap`).catch(() => undefined))?.size ?? 0
+  for (const step of planSwap({ wantedBytes: mebibytes * 2 ** 20, presentBytes, freeBytes: bavail * bsize })) {
+    onStep(describeStep(step))
+    await executeStep(step)
+  }
 }
 
 function problemOf(step: PersistStep, error: unknown): string {
@@ -78,24 +112,29 @@ async function write(path: string, text: string): Promise<void> {
 
 async function readContent(): Promise<PersistContent> {
   const skiff = `${PERSIST}/skiff`
-  const names = async (directory: string) => (await readdir(directory).catch(() => [])).sort()
-  const text = async (path: string) => readFile(path, 'utf8').catch(() => '')
-  const keyFiles = [
-    ...(await names('/etc/skiff/authorized_keys')).map((name) => `/etc/skiff/authorized_keys/${name}`),
-    ...(await names(`${skiff}/keys`)).map((name) => `${skiff}/keys/${name}`),
-  ].filter((path) => path.endsWith('.pub'))
-  const keys = await Promise.all(keyFiles.map(text))
-  const swapMiB = Number((await text('/etc/flotilla/swap')).trim())
-  const isSwap = Number.isSafeInteger(swapMiB) && swapMiB > 0 && swapMiB <= MAX_SWAP_MIB
   return {
-    hostname: hostnameIn(await text(`${skiff}/hostname`)),
+    hostname: hostnameIn(await textOf(`${skiff}/hostname`)),
     fleetName: await nameInFleet(),
-    hostKeys: (await names(`${skiff}/ssh`)).filter((name) => /^ssh_host_\w+_key(\.pub)?$/.test(name)),
-    authorizedKeys: keys.flatMap((part) => part.slice(0, MAX_KEY_BYTES).trim().split('\n').filter(Boolean)),
-    connections: (await names(`${skiff}/connections`)).filter((name) => /\.(network|netdev|link)$/.test(name)),
-    swapMiB: isSwap ? swapMiB : 0,
-    swapBytes: (await stat(`${skiff}/swap`).catch(() => undefined))?.size ?? 0,
+    hostKeys: (await namesIn(`${skiff}/ssh`)).filter((name) => /^ssh_host_\w+_key(\.pub)?$/.test(name)),
+    authorizedKeys: await readAuthorizedKeys([IMAGE_KEYS, `${skiff}/keys`]),
+    connections: (await namesIn(`${skiff}/connections`)).filter((name) => /\.(network|netdev|link)$/.test(name)),
   }
+}
+
+async function readAuthorizedKeys(directories: readonly string[]): Promise<readonly string[]> {
+  const keys: string[] = []
+  for (const directory of directories)
+    for (const name of (await namesIn(directory)).filter((one) => one.endsWith('.pub')))
+      keys.push(...(await textOf(join(directory, name))).slice(0, MAX_KEY_BYTES).trim().split('\n').filter(Boolean))
+  return keys
+}
+
+async function namesIn(directory: string): Promise<readonly string[]> {
+  return (await readdir(directory).catch(() => [])).sort()
+}
+
+async function textOf(path: string): Promise<string> {
+  return readFile(path, 'utf8').catch(() => '')
 }
 
 /** RFC 1123; anything else is as if nobody had chosen one. */

@@ -1,7 +1,6 @@
 import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { FlotillaError } from '../../protocol/errors.ts'
-import { parseSkiffCore } from '../../protocol/core/skiff-core.ts'
 import type { Composition } from '../layers/compose-layers.ts'
 import { type MergedSymbol, mergeSettings, parseFragment } from '../layers/kconfig-fragment.ts'
 import { readText } from '../layers/layer.ts'
@@ -20,7 +19,7 @@ export type Configured = {
 
 /**
  * Turns a composition into Buildroot's configuration of a workspace and checks that every request took effect.
- * @throws FlotillaError BAD_CONFIG when make refuses it, a waiver has no reason or the file of containers is wrong, BAD_INPUT for a path with a space
+ * @throws FlotillaError BAD_CONFIG when make refuses it or a waiver has no reason, BAD_INPUT for a path with a space
  */
 export async function configureWorkspace(
   composition: Composition,
@@ -28,7 +27,6 @@ export async function configureWorkspace(
   workspace: Workspace,
   environment: Readonly<Record<string, string>>,
 ): Promise<Configured> {
-  if (composition.core !== undefined) parseSkiffCore(readText(composition.core), composition.core)
   workspace.make()
   const plan = planConfigure(composition, workspace, environment)
   for (const name of ['buildroot', 'kernel', 'busybox', 'uboot', 'hooks'])

@@ -71,8 +71,11 @@ export function runMake(
     }
     child.stdout.setEncoding('utf8').on('data', take)
     child.stderr.setEncoding('utf8').on('data', take)
-    child.once('error', (cause) => reject(signal?.aborted === true ? interrupted() : noMake(cause)))
-    child.once('close', (code) => resolve({ code: code ?? 1, output: text }))
+    // Interrupted it still ends what it is in the middle of, and says so: nobody else may begin meanwhile.
+    child.once('error', (cause) => (signal?.aborted === true ? undefined : reject(noMake(cause))))
+    child.once('close', (code) =>
+      signal?.aborted === true ? reject(interrupted()) : resolve({ code: code ?? 1, output: text }),
+    )
   })
 }
 

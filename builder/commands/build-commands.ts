@@ -11,7 +11,7 @@ import { configDelta, menuOf } from '../buildroot/menuconfig-delta.ts'
 import { runInherited, runMakeOnTerminal } from '../buildroot/run-make.ts'
 import { isError } from '../buildroot/strict-check.ts'
 import { bootTogether } from '../images/collect-images.ts'
-import { manifestFor, writeManifest } from '../images/image-manifest.ts'
+import { MANIFEST, manifestFor, writeManifest } from '../images/image-manifest.ts'
 import { readBoard } from '../layers/board.ts'
 import { formatSettings, mergeSettings, parseFragment } from '../layers/kconfig-fragment.ts'
 import { pathVariable } from '../layers/layer.ts'
@@ -20,7 +20,7 @@ import { layerCommand, surroundings, type WhereOptions } from './layers-commands
 import {
   configure,
   configureIfStale,
-  hasAgent,
+  localPackages,
   inWorkspace,
   type Prepared,
   refuseLost,
@@ -74,13 +74,16 @@ export function compileCommand(): Command {
           const of = total > begun ? `${begun} of ${total}` : String(begun)
           view.draw([`package ${of}  ${name}: ${step}  (${formatAge((performance.now() - startedMs) / 1_000)})`])
         }
-        // The agent's package is a copy of a bundle that may be newer than the last build: made anew, it takes a second.
-        const targets = [...(hasAgent(prepared) ? ['flotilla-agent-dirclean'] : []), composition.buildTarget ?? 'all']
+        // Packages of ours are copies of what may be newer than the last build: made anew, they take a second.
+        const targets = [...localPackages(prepared).map((name) => `${name}-dirclean`), composition.buildTarget ?? 'all']
         const config = readFileSync(join(workspace.output, '.config'), 'utf8')
         const stages = [
           { targets: configureTargets(composition, config), check: () => refuseLostFragments(prepared) },
           { targets, check: () => Promise.resolve() },
         ]
+        // Made anew by every build that has them: one that is left over from another choice of layers would go into a release.
+        for (const name of ['rootfs.squashfs', 'modules.squashfs', MANIFEST])
+          rmSync(join(workspace.output, 'images', name), { force: true })
         await compileWorkspace(place, workspace, stages, onStep, stop.signal)
         noteImages(prepared)
         process.stderr.write(`built in ${formatAge((performance.now() - startedMs) / 1_000)}\n`)

@@ -2,6 +2,7 @@ import { Command } from 'commander'
 import { readFileSync } from 'node:fs'
 import { stringify } from 'yaml'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
+import type { ReleaseDescription } from '../../protocol/release/description.ts'
 import { publicKeyOf } from '../../protocol/network/identity.ts'
 import { createDeviceTree, enrol } from '../release/create-device.ts'
 import { composePolicy } from '../release/init-fleet.ts'
@@ -18,13 +19,22 @@ export function deviceCommand(): Command {
     .argument('<release>', 'the release it starts with')
     .addOption(repoOption())
     .requiredOption('--name <name>', 'name of the device')
-    .option('--config <file>', 'its agent.yaml (default: one that fits the directory)')
+    .option('--config <file>', 'its agent.yaml (default: one that fits the directory, or with --for-image an image)')
+    .option('--for-image', 'agent.yaml has the paths of an image, for flotilla image make')
+    .option('--hardware <id>', "which of the release's hardware ids this device has (default: the first)")
     .option('--no-courier', 'do not carry releases of other boards')
     .action(
       async (
         directory: string,
         releaseName: string,
-        options: { repo: string; name: string; config?: string; courier: boolean },
+        options: {
+          repo: string
+          name: string
+          config?: string
+          courier: boolean
+          forImage?: boolean
+          hardware?: string
+        },
       ) => {
         const repository = Repository.open(options.repo)
         const release = repository.findRelease(releaseName)
@@ -40,7 +50,13 @@ export function deviceCommand(): Command {
           release,
           enrolment,
           directory,
-          options.config === undefined ? defaultConfig(directory, release.description) : read(options.config),
+          options.config === undefined
+            ? stringify({
+                channel: release.description.channel,
+                hardware: hardwareOf(release.description, options.hardware),
+                ...(options.forImage === true ? {} : pathsIn(directory)),
+              })
+            : read(options.config),
         )
         process.stdout.write(`${enrolment.id}\n`)
         process.stderr.write(
@@ -51,16 +67,22 @@ export function deviceCommand(): Command {
   return new Command('device').description('enrol and revoke devices').addCommand(create).addCommand(revokeCommand())
 }
 
-function defaultConfig(directory: string, release: { board: string; channel: string }): string {
-  return stringify({
-    channel: release.channel,
-    hardware: release.board,
+/** @throws FlotillaError BAD_INPUT for one that the release is not for */
+function hardwareOf({ board, hardware }: ReleaseDescription, wanted: string | undefined): string {
+  const ids = hardware.length > 0 ? hardware : [board]
+  if (wanted !== undefined && !ids.includes(wanted))
+    throw new FlotillaError('BAD_INPUT', `create device: the release is for ${ids.join(', ')}, not for ${wanted}`)
+  return wanted ?? ids[0] ?? board
+}
+
+function pathsIn(directory: string): Readonly<Record<string, string>> {
+  return {
     boot: `${directory}/boot`,
     persist: `${directory}/persist`,
     socket: `${directory}/run/agent.sock`,
     holdFile: `${directory}/run/hold`,
     healthDirectory: `${directory}/run/rootfs/etc/flotilla/health`,
-  })
+  }
 }
 
 function read(path: string): string {

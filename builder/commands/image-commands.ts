@@ -68,7 +68,7 @@ export function imageCommand(): Command {
 }
 
 function makeCommand(): Command {
-  return layerCommand('make', 'a disk image that boots a device: boot loader, its release, its identity')
+  return layerCommand('make', 'a disk image of a device: boot loader, boot area with its release, identity')
     .argument('<file>', 'made anew')
     .requiredOption('--device <dir>', 'what flotilla device create laid out')
     .requiredOption('--images <dir>', 'what flotilla compile left: boot loader and boot files are taken from there')
@@ -78,16 +78,20 @@ function makeCommand(): Command {
     .addHelpText(
       'after',
       `
-Needs no root. The last partition, persist, grows to the medium when the device boots first.
+Needs no root. The last partition, persist, grows to the medium when the device boots first. What its boot loader is told
+comes with the boot families of real boards, which are not there yet (README, "Limits").
 
 Example:
-  flotilla device create robot-3 pi-4@2026.11.2 --name robot-3
+  flotilla device create robot-3 pi-4@2026.11.2 --name robot-3 --for-image
   flotilla image make robot-3.img --device robot-3 --images workspaces/pi4/images`,
     )
     .action((file: string, options: MakeOptions) => {
       const board = boardOf(options)
       if (board.layout === undefined)
-        throw new FlotillaError('BAD_INPUT', `make image: ${board.name} boots from no disk; an engine starts it`)
+        throw new FlotillaError(
+          'BAD_INPUT',
+          `make image: no disk image is made for ${board.name}; its layer has no layout`,
+        )
       const mebibytes = (text: string | undefined, what: string) => {
         if (text === undefined) return undefined
         if (!/^\d{1,9}$/.test(text))

@@ -85,13 +85,17 @@ function programs(root: string): Readonly<Record<string, string>> {
   return found === undefined ? {} : { FLOTILLA_PROGRAMS: found }
 }
 
-export function hasAgent({ composition }: Prepared): boolean {
-  return composition.symbols.buildroot.get('BR2_PACKAGE_FLOTILLA_AGENT')?.setting.value === 'y'
+/** Packages whose source is this project: Buildroot does not see when it changes. */
+export function localPackages({ composition }: Prepared): readonly string[] {
+  const has = (symbol: string) => composition.symbols.buildroot.get(symbol)?.setting.value === 'y'
+  return ['flotilla-agent', 'flotilla-init'].filter((name) =>
+    has(`BR2_PACKAGE_${name.toUpperCase().replace('-', '_')}`),
+  )
 }
 
 /** @throws FlotillaError NOT_FOUND when the agent goes into the image and was not bundled */
 export function requireAgent(prepared: Prepared): void {
-  if (hasAgent(prepared) && prepared.place.variables['FLOTILLA_PROGRAMS'] === undefined)
+  if (localPackages(prepared).includes('flotilla-agent') && prepared.place.variables['FLOTILLA_PROGRAMS'] === undefined)
     throw new FlotillaError('NOT_FOUND', 'compile: the agent is not bundled; run npm run bundle first')
 }
 

@@ -13,8 +13,17 @@ const manifest = (change: object) =>
 
 beforeEach(() => {
   root = mkdtempSync(join(tmpdir(), 'flotilla-collect-'))
-  mkdirSync(join(root, 'rpi-firmware'))
-  for (const name of ['Image', 'rootfs.squashfs', 'rootfs.ext2', 'u-boot.bin', 'a.dtb', 'rpi-firmware/start4.elf'])
+  mkdirSync(join(root, 'rpi-firmware/overlays'), { recursive: true })
+  writeFileSync(join(root, 'rpi-firmware/overlays/disable-bt.dtbo'), '')
+  for (const name of [
+    'Image',
+    'rootfs.squashfs',
+    'rootfs.ext2',
+    'u-boot.bin',
+    'a.dtb',
+    'rpi-firmware/start4.elf',
+    'rpi-firmware/x.dtb',
+  ])
     writeFileSync(join(root, name), '')
 })
 afterEach(() => rmSync(root, { recursive: true }))

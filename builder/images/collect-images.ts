@@ -48,7 +48,11 @@ export function collectImages(directory: string): readonly CollectedImage[] {
  * (boot loaders, other forms of the same root) goes onto a medium once, or nowhere.
  */
 export function bootTogether(directory: string): readonly string[] {
-  return walk(directory, '').filter((name) => kindOf(name) !== 'boot')
+  // What lies deeper belongs to a boot loader, such as the overlays of the Pi's firmware; device trees may be below a vendor.
+  const ours = (name: string) => !name.includes('/') || /^[\w-]+\/[^/]+\.dtb$/.test(name)
+  return walk(directory, '').filter(
+    (name) => kindOf(name) !== 'boot' && ours(name) && !/^(efi-part|rpi-firmware)\//.test(name),
+  )
 }
 
 function walk(root: string, prefix: string): string[] {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { parseMedium, requireWritable } from './medium.ts'
-import { planDiskImage, sfdiskScript } from './plan-disk-image.ts'
+import { planDiskImage, requireApart, sfdiskScript } from './plan-disk-image.ts'
 
 const MIB = 2 ** 20
 const wish = {
@@ -36,6 +36,30 @@ describe('the plan of a disk image', () => {
     )
     const dos = planDiskImage({ ...wish, layout: { ...wish.layout, table: 'dos' }, bootPartitionBytes: 512 * MIB })
     expect(sfdiskScript(dos)).toMatch(/^label: dos\n.*\n\nstart=32768, size=1048576, type=c, bootable\n/)
+  })
+})
+
+describe('what lies before the partitions', () => {
+  const raw = (file: string, atBytes: number, sizeBytes: number, lengthBytes?: number) => ({
+    file,
+    atBytes,
+    fromBytes: 0,
+    lengthBytes,
+    sizeBytes,
+  })
+
+  it('may fill the gaps around the table', () => {
+    expect(() => requireApart([raw('mbr', 0, 512, 440), raw('core', 512, MIB)], 'dos')).not.toThrow()
+    expect(() => requireApart([raw('spl', 32_768, 100_000), raw('u-boot', 8 * MIB, 8 * MIB)], 'gpt')).not.toThrow()
+  })
+
+  it.each([
+    ['dos', [raw('mbr', 0, 512)], /mbr reaches to byte 512, where the partition table begins at 440/],
+    ['gpt', [raw('spl', 8_192, 1_000)], /the partition table reaches to byte 17408, where spl begins at 8192/],
+    ['dos', [raw('a', 512, 600), raw('b', 1_024, 1)], /a reaches to byte 1112, where b begins at 1024/],
+    ['gpt', [raw('u-boot', 8 * MIB, 9 * MIB)], /where the first partition begins/],
+  ] as const)('must not reach into each other (%s)', (table, list, words) => {
+    expect(() => requireApart(list, table)).toThrow(words)
   })
 })
 

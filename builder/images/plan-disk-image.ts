@@ -8,8 +8,9 @@ const TAIL_BYTES = MIB
 /** The least that mkfs.vfat makes a FAT32 of, with clusters of 4 KiB: FAT16 boot partitions are not read by all firmware. */
 const MIN_BOOT_BYTES = 300 * MIB
 const MIN_PERSIST_BYTES = 64 * MIB
-/** What a file system needs besides its files. */
+/** What a file system needs besides its files: a share, and the journal and inodes of ext4. */
 const OVERHEAD = 1.1
+const EXT4_BYTES = 48 * MIB
 
 /** A partition of a disk image. @property name - the label of its file system, by which the device finds it */
 export type PartitionPlan = {
@@ -53,7 +54,7 @@ export function planDiskImage(wish: DiskWish): DiskPlan {
   const bootLength = wish.bootPartitionBytes === undefined ? roundUp(needed * 3) : roundUp(wish.bootPartitionBytes)
   if (bootLength < needed) refuse('the boot partition', needed, bootLength)
   const persistStart = FIRST_PARTITION_BYTES + bootLength
-  const persistNeeded = roundUp(Math.max(MIN_PERSIST_BYTES, wish.persistBytes * OVERHEAD))
+  const persistNeeded = roundUp(Math.max(MIN_PERSIST_BYTES, wish.persistBytes * OVERHEAD + EXT4_BYTES))
   const least = persistStart + persistNeeded + TAIL_BYTES
   const total = wish.totalBytes === undefined ? least : Math.floor(wish.totalBytes / MIB) * MIB
   if (total < least) refuse('the image', least, total)
@@ -72,6 +73,38 @@ export function planDiskImage(wish: DiskWish): DiskPlan {
     lengthBytes: total - TAIL_BYTES - persistStart,
   } as const
   return { table: layout.table, lengthBytes: total, partitions: [boot, persist], raw: layout.raw }
+}
+
+/** Where a table ends that begins at the start of the medium: the code in a DOS table's first sector comes before it. */
+const TABLE = { gpt: { fromBytes: 0, toBytes: 34 * 512 }, dos: { fromBytes: 440, toBytes: 512 } } as const
+
+/**
+ * Whether no raw image reaches into the table, the next one or the first partition: cut off there it would not boot, and say
+ * nothing. Pure.
+ * @throws FlotillaError BAD_INPUT naming both
+ */
+export function requireApart(
+  list: readonly (RawImage & { readonly sizeBytes: number })[],
+  table: BoardLayout['table'],
+): void {
+  const parts = list.map(({ file, atBytes, fromBytes, lengthBytes, sizeBytes }) => ({
+    what: file,
+    fromBytes: atBytes,
+    toBytes: atBytes + Math.min(lengthBytes ?? Infinity, sizeBytes - fromBytes),
+  }))
+  const taken = [
+    ...parts,
+    { what: 'the partition table', ...TABLE[table] },
+    { what: 'the first partition', fromBytes: FIRST_PARTITION_BYTES, toBytes: Infinity },
+  ].sort((a, b) => a.fromBytes - b.fromBytes)
+  for (const [at, { what, toBytes }] of taken.entries()) {
+    const next = taken[at + 1]
+    if (next !== undefined && toBytes > next.fromBytes)
+      throw new FlotillaError(
+        'BAD_INPUT',
+        `make image: ${what} reaches to byte ${toBytes}, where ${next.what} begins at ${next.fromBytes}`,
+      )
+  }
 }
 
 function roundUp(bytes: number): number {

@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import {
   closeSync,
   cpSync,
@@ -12,12 +12,13 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeSync,
 } from 'node:fs'
 import { join } from 'node:path'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import type { BoardLayout, RawImage } from '../layers/board.ts'
-import { type DiskPlan, type PartitionPlan, planDiskImage, sfdiskScript } from './plan-disk-image.ts'
+import { type DiskPlan, type PartitionPlan, planDiskImage, requireApart, sfdiskScript } from './plan-disk-image.ts'
 
 /** The programs that make file systems, with their Debian packages. */
 const PROGRAMS = {
@@ -43,8 +44,9 @@ export type DiskImageOptions = {
 }
 
 /**
- * Makes a disk image of a device that was laid out: it boots that release and is a member of the fleet. Needs neither root nor
- * loop devices; all files belong to root. The file appears when it is whole.
+ * Makes a disk image of a device that was laid out: the boot loader where the boot ROM reads it, boot area and persist as the
+ * device has them. Needs neither root nor loop devices; all files belong to root. The file appears when it is whole, and only
+ * its owner may read it: it holds the device's key. What the boot loader is told (entries, scripts) is part of the boot area.
  * @returns the plan that was carried out
  * @throws FlotillaError NOT_FOUND naming what is missing, ALREADY_EXISTS, NOT_ENOUGH_SPACE, BUILD_FAILED
  */
@@ -58,7 +60,11 @@ export function writeDiskImage(options: DiskImageOptions): DiskPlan {
   try {
     const { boot, persist } = gather(options, scratch)
     const plan = planDiskImage({ ...options, bootBytes: sizeOf(boot), persistBytes: sizeOf(persist) })
-    const image = openSync(unfinished, 'w')
+    requireApart(
+      plan.raw.map((raw) => ({ ...raw, sizeBytes: statSync(join(images, raw.file)).size })),
+      layout.table,
+    )
+    const image = openSync(unfinished, 'w', 0o600)
     try {
       ftruncateSync(image, plan.lengthBytes)
     } finally {
@@ -93,7 +99,7 @@ function requireFiles({ raw, bootFiles }: BoardLayout, images: string): void {
   if (missing.length > 0)
     throw new FlotillaError(
       'NOT_FOUND',
-      `make image: ${images} lacks ${missing.join(', ')}, which this board boots with; flotilla boards says where it comes from`,
+      `make image: ${images} lacks ${missing.join(', ')}, which this board boots with; the build does not make it by itself, or did not end: see the board's layer`,
     )
 }
 
@@ -103,9 +109,18 @@ function gather({ layout, device, images }: DiskImageOptions, scratch: string): 
   for (const name of ['boot', 'persist', 'agent.yaml'])
     if (!existsSync(join(device, name)))
       throw new FlotillaError('NOT_FOUND', `make image: ${device} has no ${name}; make it with flotilla device create`)
-  cpSync(join(device, 'boot'), boot, { recursive: true })
-  if (layout.bootFiles !== undefined)
+  const config = readFileSync(join(device, 'agent.yaml'), 'utf8')
+  if (/^(boot|persist): /m.test(config) && !/^boot: \/boot$/m.test(config))
+    throw new FlotillaError(
+      'BAD_INPUT',
+      `make image: ${device}/agent.yaml has the paths of a directory; make it with flotilla device create --for-image`,
+    )
+  // The device's own come last: they say what boots. Buildroot's entries for its own disk layout are not ours.
+  if (layout.bootFiles !== undefined) {
     cpSync(join(images, layout.bootFiles), boot, { recursive: true, dereference: true })
+    rmSync(join(boot, 'loader'), { recursive: true, force: true })
+  }
+  cpSync(join(device, 'boot'), boot, { recursive: true })
   mkdirSync(persist)
   cpSync(join(device, 'persist'), join(persist, 'flotilla'), { recursive: true })
   cpSync(join(device, 'agent.yaml'), join(persist, 'flotilla/agent.yaml'))
@@ -129,10 +144,22 @@ function makeBoot(image: string, { name, startBytes, lengthBytes }: PartitionPla
 function makePersist(image: string, { name, startBytes, lengthBytes }: PartitionPlan, tree: string): void {
   // `resize_inode` and room for group descriptors: it grows to the medium on the device.
   const where = ['-E', `offset=${startBytes},root_owner=0:0,lazy_itable_init=0`, image, String(lengthBytes / 1_024)]
-  run('mke2fs', ['-q', '-F', '-t', 'ext4', '-b', '4096', '-L', name, '-d', tree, ...where.slice(0, 3), `${where[3]}k`])
+  // Not the profile for small file systems: its share of inodes and its journal would stay when it grows to a terabyte.
+  const profile = ['-t', 'ext4', '-T', 'default', '-b', '4096', '-i', '16384', '-J', 'size=16']
+  run('mke2fs', ['-q', '-F', ...profile, '-L', name, '-d', tree, ...where.slice(0, 3), `${where[3]}k`])
   // They belonged to whoever made the image; on the device that number is another user's.
-  const owners = pathsIn(tree, '').flatMap((path) => [`sif "${path}" uid 0`, `sif "${path}" gid 0`])
-  run('debugfs', ['-w', '-f', '-', `${image}?offset=${startBytes}`], `${owners.join('\n')}\n`)
+  const paths = pathsIn(tree, '')
+  const odd = paths.find((path) => /["\n\\]/.test(path))
+  if (odd !== undefined)
+    throw new FlotillaError(
+      'BAD_INPUT',
+      `make image: ${JSON.stringify(odd)} has a character that a file name here may not have`,
+    )
+  const owners = paths.flatMap((path) => [`sif "${path}" uid 0`, `sif "${path}" gid 0`])
+  const said = run('debugfs', ['-w', '-f', '-', `${image}?offset=${startBytes}`], `${owners.join('\n')}\n`)
+  // It ends well whatever its commands did; it says so, besides its name and version.
+  const problem = said.split('\n').find((line) => line !== '' && !line.startsWith('debugfs '))
+  if (problem !== undefined) throw new FlotillaError('BUILD_FAILED', `debugfs: ${problem}`)
 }
 
 function pathsIn(root: string, prefix: string): readonly string[] {
@@ -154,16 +181,11 @@ function writeRaw(image: string, { file, atBytes, fromBytes, lengthBytes }: RawI
   }
 }
 
-function run(program: string, args: readonly string[], input = ''): void {
-  try {
-    execFileSync(program, args, {
-      input,
-      stdio: ['pipe', 'pipe', 'pipe'],
-      env: { ...process.env, PATH, MTOOLS_SKIP_CHECK: '1' },
-    })
-  } catch (cause) {
-    const words = String((cause as { stderr?: Buffer }).stderr ?? '').trim()
-    const why = words === '' ? messageOf(cause) : words.split('\n').at(-1)
-    throw new FlotillaError('BUILD_FAILED', `${program}: ${why}`, { cause })
-  }
+/** @returns what it said on stderr. @throws FlotillaError BUILD_FAILED */
+function run(program: string, args: readonly string[], input = ''): string {
+  const env = { ...process.env, PATH, MTOOLS_SKIP_CHECK: '1' }
+  const { status, stderr, error } = spawnSync(program, args, { input, env, encoding: 'utf8' })
+  if (status === 0) return stderr
+  const why = error?.message ?? stderr.trim().split('\n').at(-1) ?? `ended with ${status}`
+  throw new FlotillaError('BUILD_FAILED', `${program}: ${why}`)
 }

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs'
 import { join } from 'node:path'
+import { parseSkiffCore } from '../../protocol/core/skiff-core.ts'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { type FragmentKind, type MergedSymbol, mergeSettings, parseFragment, type Setting } from './kconfig-fragment.ts'
 import { filesIn, hasDirectory, type Layer, readText } from './layer.ts'
@@ -81,6 +82,7 @@ export function composeLayers({ base, requested, overrides, lenient }: Chain): C
         .map((script) => ({ layer: layer.name, script })),
     )
   const externals = directories('buildroot_ext')
+  const core = layers.map(({ path }) => join(path, CORE_FILE)).findLast((path) => existsSync(path))
   const names = externals.map(externalName)
   requireUnique(names, externals)
   return {
@@ -99,11 +101,12 @@ export function composeLayers({ base, requested, overrides, lenient }: Chain): C
     hooks: { pre: hooks('pre'), post: hooks('post') },
     cflags: files('cflags').flatMap((path) => cflagsOf(readText(path))),
     buildTarget: layers.find((layer) => layer.metadata.buildTarget !== undefined)?.metadata.buildTarget,
-    core: layers.map(({ path }) => join(path, CORE_FILE)).findLast((path) => existsSync(path)),
+    core,
     warnings: [
       ...problems,
       ...wiringWarnings(symbols.buildroot, [...base.pre, ...base.post], files('permissions').length > 0),
       ...cflagsWarning(symbols.buildroot, files('cflags')),
+      ...(core === undefined ? [] : parseSkiffCore(readText(core), core, { lenient }).warnings),
     ],
     sha256: hashTrees(layers),
   }

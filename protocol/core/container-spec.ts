@@ -133,7 +133,7 @@ export function toContainer(reader: YamlReader, value: YamlValue): ContainerSpec
     hostUTS: reader.flag(key('hostUTS')),
     hostNetwork: reader.flag(key('hostNetwork')),
     securityOpt: reader.texts(key('securityOpt')),
-    tmpFs: reader.pairs(key('tmpFs')),
+    tmpFs: reader.filledPairs(key('tmpFs')),
     entrypoint: key('entrypoint') === undefined ? undefined : reader.textOrTexts(key('entrypoint')),
     cmd: key('cmd') === undefined ? undefined : reader.textOrTexts(key('cmd')),
     env: reader.list(key('env')).map((item) => variableOf(reader, item)),
@@ -147,7 +147,7 @@ export function toContainer(reader: YamlReader, value: YamlValue): ContainerSpec
     stopTimeoutSeconds: reader.optionalInteger(key('stopTimeoutSeconds'), 0, 86_400),
     devices: reader.texts(key('devices')),
     networks: reader.texts(key('networks')),
-    labels: reader.pairs(key('labels')),
+    labels: reader.filledPairs(key('labels')),
     user: reader.optionalText(key('user')),
     hostname: reader.optionalText(key('hostname')),
     ulimits: [...reader.entries(key('ulimits'))].map(([name, entry]) => toUlimit(reader, name, entry.value)),
@@ -230,14 +230,20 @@ function toHealthCheck(reader: YamlReader, value: YamlValue): HealthCheckSpec {
   const key = reader.keys(value, known)
   const test = key('test')
   if (test === undefined) reader.fail(value, `${value?.path}: test is missing`)
-  const seconds = (name: (typeof known)[number], missing: number) =>
+  const atLeastOne = (name: (typeof known)[number], missing: number) =>
     reader.optionalInteger(key(name), 1, 86_400) ?? missing
   return {
-    // One text is for a shell, a list is a command: as in Docker's own files.
-    test: reader.isList(test) ? ['CMD', ...reader.texts(test)] : ['CMD-SHELL', reader.text(test)],
-    intervalSeconds: seconds('intervalSeconds', 30),
-    timeoutSeconds: seconds('timeoutSeconds', 30),
-    retries: seconds('retries', 3),
+    test: healthTest(reader, test),
+    intervalSeconds: atLeastOne('intervalSeconds', 30),
+    timeoutSeconds: atLeastOne('timeoutSeconds', 30),
+    retries: atLeastOne('retries', 3),
     startSeconds: reader.optionalInteger(key('startSeconds'), 0, 86_400) ?? 0,
   }
+}
+
+/** One text is for a shell, a list is a command, with or without the word that Docker puts before it. */
+function healthTest(reader: YamlReader, value: NonNullable<YamlValue>): readonly string[] {
+  if (!reader.isList(value)) return ['CMD-SHELL', reader.text(value)]
+  const words = reader.texts(value)
+  return ['CMD', 'CMD-SHELL', 'NONE'].includes(words[0] ?? '') ? words : ['CMD', ...words]
 }

@@ -169,16 +169,46 @@ images:
     const { core, warnings } = parse(text, { lenient: true })
     expect(core.containers.get('c')?.image).toBe('i')
     expect(warnings).toEqual([
-      expect.stringMatching(/:2:1: no such key: version .*it is ignored/),
-      expect.stringMatching(/:1:28: no such key: new/),
+      'skiff-core.yaml:2:1: no such key: version; it is ignored',
+      'skiff-core.yaml:1:28: no such key: new; it is ignored',
     ])
   })
 
-  it('follows aliases, and not for ever', () => {
-    const { core } = parse('containers:\n  a: &base {image: i}\n  b: *base\n')
+  it('follows aliases and merge keys; own keys win', () => {
+    const { core } = parse('containers:\n  a: &base {image: i, tty: true}\n  b: *base\n  c: {<<: *base, image: j}\n')
     expect(core.containers.get('b')?.image).toBe('i')
-    const many = Array.from({ length: 30 }, (_, at) => `  c${at}: *base\n`).join('')
-    expect(() => parse(`containers:\n  a: &base {image: i}\n${many}`)).toThrow(FlotillaError)
+    expect(core.containers.get('c')).toMatchObject({ image: 'j', tty: true })
+    // As many as a fleet of sensors has.
+    const mounts = '&m ["data:/data"]'
+    const many = Array.from({ length: 200 }, (_, at) => `  c${at}: {image: i, mounts: *m}\n`).join('')
+    const { containers } = parse(`containers:\n  a: {image: i, mounts: ${mounts}}\n${many}`).core
+    expect([...containers.values()].every((one) => one.mounts[0] === 'data:/data')).toBe(true)
+  })
+
+  it.each([
+    ['containers: {c: {image: i, readOnly: *typo}}', /:1:38: containers.c.readOnly: \*typo stands for nothing/],
+    ['containers: *typo\nprune: true\n', /:1:13: containers: \*typo stands for nothing/],
+    ['users: {u: {container: c, auth: {sshKeys: [*k]}}}', /\*k stands for nothing/],
+    ['containers: {c: {image: i, env: [~]}}', /containers.c.env\[0\]: wanted a value/],
+    ['images: {i: {pull: {policy: always, pullPolicy: never}}}', /pullPolicy says never, policy says always/],
+  ])('does not read a slip as a key that is not there: %j', (text, words) => {
+    expect(() => parse(text)).toThrow(words)
+  })
+
+  it('refuses aliases without end, and does not take long over nonsense', () => {
+    const many = Array.from({ length: 1_100 }, (_, at) => `  c${at}: *base\n`).join('')
+    expect(() => parse(`containers:\n  a: &base {image: i}\n${many}`)).toThrow(/more than 1000 aliases/)
+    const startedMs = performance.now()
+    parse('a:\n'.repeat(80_000), { lenient: true })
+    expect(performance.now() - startedMs).toBeLessThan(20_000) // minutes before
+  })
+
+  it('keeps values as they are written', () => {
+    const found = container('    labels: {1.10: 1.10, yes: }\n    healthCheck: {test: [CMD-SHELL, x], retries: 1}')
+    expect(found?.labels).toEqual({ '1.10': '1.10', yes: '' })
+    expect(found?.healthCheck?.test).toEqual(['CMD-SHELL', 'x'])
+    const { core } = parse('images: {i: {build: {source: s, buildArgs: {A: , B: x}}}}')
+    expect(core.images.get('i')?.build?.buildArgs).toEqual({ A: null, B: 'x' })
   })
 
   it('refuses whatever it cannot read with a code, whatever it is', () => {

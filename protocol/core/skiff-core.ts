@@ -40,7 +40,8 @@ export type BuildSpec = {
   /** Of a tarball. */
   readonly sha256: string | undefined
   readonly dockerfile: string
-  readonly buildArgs: Readonly<Record<string, string>>
+  /** Null leaves the recipe's own value. */
+  readonly buildArgs: Readonly<Record<string, string | null>>
 }
 
 const MAX_LENGTH = 262_144
@@ -108,6 +109,9 @@ function toImage(reader: YamlReader, value: YamlValue): ImageSpec {
   const key = reader.keys(value, ['pull', 'build'])
   const pull = reader.keys(key('pull'), ['pullPolicy', 'policy', 'registry'])
   const policy = pull('pullPolicy') ?? pull('policy')
+  const [one, other] = [pull('pullPolicy'), pull('policy')].map((found) => reader.optionalText(found))
+  if (one !== undefined && other !== undefined && one !== other)
+    reader.fail(pull('policy'), `${value?.path}.pull: pullPolicy says ${one}, policy says ${other}`)
   const words = ['always', 'ifnotpresent', 'ifnotexists', 'ifbuildfails', 'never'] as const
   const word = policy === undefined ? 'ifnotpresent' : reader.oneOf(policy, words)
   return {

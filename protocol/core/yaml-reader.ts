@@ -1,10 +1,16 @@
-import { isMap, isScalar, isSeq, LineCounter, type Node, parseDocument, type YAMLMap } from 'yaml'
+import { isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseDocument, type Scalar, type YAMLMap } from 'yaml'
 import { FlotillaError } from '../errors.ts'
 
 /** A value in a YAML file, with where it stands. `undefined` stands for a key that is not there, or has no value. */
 export type YamlValue = { readonly node: Node; readonly path: string } | undefined
 
-const MAX_ALIASES = 20
+/** A file with more is not written by a person; each costs the reading of what it stands for. */
+const MAX_ALIASES = 1_000
+const MAX_WARNINGS = 100
+/** YAML 1.1's merge key, which people use with anchors. */
+const MERGE = '<<'
+
+type Entry = { readonly key: YamlValue; readonly value: YamlValue }
 
 /**
  * Reads a YAML file key by key; whatever is wrong is said with file, line and column. What may be a slip in somebody else's
@@ -16,7 +22,8 @@ export class YamlReader {
   readonly #lenient: boolean
   readonly #lines = new LineCounter()
   readonly #text: string
-  readonly #resolve: (node: Node) => Node | undefined
+  readonly #resolveAlias: (node: Node) => Node | undefined
+  #aliases = 0
   readonly root: YamlValue
 
   /**
@@ -32,28 +39,35 @@ export class YamlReader {
     const document = parseDocument(text, { lineCounter: this.#lines, uniqueKeys: false, logLevel: 'error' })
     const problem = document.errors[0]
     if (problem !== undefined) throw new FlotillaError('BAD_CONFIG', `${file}: ${problem.message}`)
-    let aliases = 0
-    this.#resolve = (node) => {
-      if (!('source' in node) || !('resolve' in node) || typeof node.resolve !== 'function') return node
-      aliases += 1
-      const found: unknown = aliases > MAX_ALIASES ? undefined : node.resolve(document)
-      return isMap(found) || isSeq(found) || isScalar(found) ? found : undefined
-    }
+    this.#resolveAlias = (node) => (isAlias(node) ? node.resolve(document) : node)
     this.root = document.contents === null ? undefined : { node: document.contents, path: '' }
   }
 
   /** @throws FlotillaError BAD_CONFIG, always */
   fail(value: YamlValue, words: string): never {
-    const { line, excerpt } = this.#where(value)
-    throw new FlotillaError('BAD_CONFIG', `${line}: ${words}${excerpt}`)
+    const offset = value?.node.range?.[0]
+    const { line } = offset === undefined ? { line: 0 } : this.#lines.linePos(offset)
+    const excerpt = (this.#text.split('\n')[line - 1] ?? '').trim().slice(0, 80)
+    throw new FlotillaError('BAD_CONFIG', `${this.#where(value)}: ${words}${excerpt === '' ? '' : ` (${excerpt})`}`)
   }
 
-  #where(value: YamlValue): { readonly line: string; readonly excerpt: string } {
+  #where(value: YamlValue): string {
     const offset = value?.node.range?.[0]
-    if (offset === undefined) return { line: this.#file, excerpt: '' }
+    if (offset === undefined) return this.#file
     const { line, col } = this.#lines.linePos(offset)
-    const excerpt = (this.#text.split('\n')[line - 1] ?? '').trim().slice(0, 80)
-    return { line: `${this.#file}:${line}:${col}`, excerpt: excerpt === '' ? '' : ` (${excerpt})` }
+    return `${this.#file}:${line}:${col}`
+  }
+
+  #warn(words: string): void {
+    if (this.warnings.length < MAX_WARNINGS) this.warnings.push(words)
+  }
+
+  /** What an alias stands for. One that stands for nothing must not read as a key that is not there. */
+  #resolve(node: Node, path: string): Node {
+    if (!isAlias(node)) return node
+    this.#aliases += 1
+    if (this.#aliases > MAX_ALIASES) this.fail({ node, path }, `${path}: more than ${MAX_ALIASES} aliases`)
+    return this.#resolveAlias(node) ?? this.fail({ node, path }, `${path}: *${node.source} stands for nothing`)
   }
 
   /**
@@ -64,37 +78,48 @@ export class YamlReader {
     const found = this.entries(value)
     for (const [name, entry] of found) {
       if (known.some((key) => key === name)) continue
-      const words = `no such key: ${name} (known: ${known.join(', ')})`
-      if (!this.#lenient) this.fail(entry.key, words)
-      this.warnings.push(`${this.#where(entry.key).line}: ${words}; it is ignored`)
+      if (!this.#lenient) this.fail(entry.key, `no such key: ${name} (known: ${known.join(', ')})`)
+      this.#warn(`${this.#where(entry.key)}: no such key: ${name}; it is ignored`)
     }
     return (key) => found.get(key)?.value
   }
 
-  /** A mapping whose keys are names that the file chooses, in order. A key that is there twice must have one value. */
-  entries(value: YamlValue): ReadonlyMap<string, { readonly key: YamlValue; readonly value: YamlValue }> {
-    const found = new Map<string, { readonly key: YamlValue; readonly value: YamlValue }>()
-    const map = this.#map(value)
-    for (const pair of map?.items ?? []) {
+  /**
+   * A mapping whose keys are names that the file chooses, in order. A key that is there twice must have one value; what `<<`
+   * merges in is overridden by the mapping's own keys.
+   */
+  entries(value: YamlValue): ReadonlyMap<string, Entry> {
+    const found = new Map<string, Entry>()
+    const merged: YamlValue[] = []
+    for (const pair of this.#map(value)?.items ?? []) {
       const keyNode = pair.key as Node | null
-      const name = isScalar(keyNode) ? String(keyNode.value) : undefined
-      if (name === undefined || keyNode === null) this.fail(value, 'a key must be a word')
+      if (!isScalar(keyNode)) this.fail(value, `${value?.path || 'the file'}: a key must be a word`)
+      const name = asWritten(keyNode)
       const path = value === undefined || value.path === '' ? name : `${value.path}.${name}`
-      const key = { node: keyNode, path }
-      const node = pair.value as Node | null
-      const resolved = node === null ? undefined : this.#resolve(node)
-      const empty = resolved === undefined || (isScalar(resolved) && resolved.value === null)
-      const entry = { key, value: empty ? undefined : { node: resolved, path } }
-      const before = found.get(name)
-      if (before !== undefined) {
-        const lines = `${this.#where(before.key).line} and ${this.#where(key).line}`
-        if (JSON.stringify(before.value?.node) !== JSON.stringify(entry.value?.node))
-          this.fail(key, `${path} is there twice, at ${lines}, with two values`)
-        this.warnings.push(`${lines}: ${path} is there twice`)
-      }
-      found.set(name, entry)
+      const entry = { key: { node: keyNode, path }, value: this.#valueOf(pair.value as Node | null, path) }
+      if (name === MERGE) merged.push(...(this.isList(entry.value) ? this.list(entry.value) : [entry.value]))
+      else this.#add(found, name, entry)
     }
+    for (const base of merged)
+      for (const [name, entry] of this.entries(base)) if (!found.has(name)) found.set(name, entry)
     return found
+  }
+
+  #valueOf(node: Node | null, path: string): YamlValue {
+    if (node === null) return undefined
+    const resolved = this.#resolve(node, path)
+    return isScalar(resolved) && resolved.value === null ? undefined : { node: resolved, path }
+  }
+
+  #add(found: Map<string, Entry>, name: string, entry: Entry): void {
+    const before = found.get(name)
+    if (before !== undefined) {
+      const lines = `${this.#where(before.key)} and ${this.#where(entry.key)}`
+      if (JSON.stringify(before.value?.node) !== JSON.stringify(entry.value?.node))
+        this.fail(entry.key, `${entry.key?.path} is there twice, at ${lines}, with two values`)
+      this.#warn(`${lines}: ${entry.key?.path} is there twice`)
+    }
+    found.set(name, entry)
   }
 
   #map(value: YamlValue): YAMLMap | undefined {
@@ -108,18 +133,15 @@ export class YamlReader {
     const { node, path } = value
     if (!isSeq(node)) this.fail(value, `${path}: wanted a list`)
     return node.items.map((item, at) => {
-      const resolved = this.#resolve(item as Node)
-      if (resolved === undefined) this.fail(value, `${path}[${at}]: wanted a value`)
-      return { node: resolved, path: `${path}[${at}]` }
+      const found = this.#valueOf(item as Node, `${path}[${at}]`)
+      return found ?? this.fail(value, `${path}[${at}]: wanted a value`)
     })
   }
 
   /** Numbers and booleans are taken as they are written, as Docker's own files do. */
   text(value: NonNullable<YamlValue>): string {
     const { node, path } = value
-    if (!isScalar(node)) this.fail(value, `${path}: wanted a text`)
-    if (typeof node.value === 'string') return node.value
-    return node.source ?? String(node.value)
+    return isScalar(node) ? asWritten(node) : this.fail(value, `${path}: wanted a text`)
   }
 
   texts(value: YamlValue): readonly string[] {
@@ -131,11 +153,16 @@ export class YamlReader {
     return value !== undefined && isScalar(value.node) ? [this.text(value)] : this.texts(value)
   }
 
-  /** Names and texts. */
-  pairs(value: YamlValue): Readonly<Record<string, string>> {
+  /** Names and texts; null where a name has no value. */
+  pairs(value: YamlValue): Readonly<Record<string, string | null>> {
     return Object.fromEntries(
-      [...this.entries(value)].map(([name, entry]) => [name, entry.value === undefined ? '' : this.text(entry.value)]),
+      [...this.entries(value)].map(([name, { value: text }]) => [name, text === undefined ? null : this.text(text)]),
     )
+  }
+
+  /** The same where a name without a value has an empty one. */
+  filledPairs(value: YamlValue): Readonly<Record<string, string>> {
+    return Object.fromEntries(Object.entries(this.pairs(value)).map(([name, text]) => [name, text ?? '']))
   }
 
   optionalText(value: YamlValue): string | undefined {
@@ -173,4 +200,9 @@ export class YamlReader {
   isList(value: YamlValue): boolean {
     return value !== undefined && isSeq(value.node)
   }
+}
+
+/** `1.10` is not 1.1. */
+function asWritten({ value, source }: Scalar): string {
+  return typeof value === 'string' ? value : (source ?? String(value))
 }

@@ -65,7 +65,8 @@ export class Asking {
   #lastRateMs = 0
   #totalInFlight = 0
   readonly #budget = new TokenBucket(Infinity, 0)
-  #closed: ReadonlySet<string> = new Set()
+  #isClosed: (peer: string) => boolean = () => false
+  #isLimited = false
 
   constructor(
     limits: ExchangeLimits,
@@ -80,9 +81,14 @@ export class Asking {
   }
 
   /** Bytes per second that may be asked for, and peers that are asked for nothing: what is not asked does not come. */
-  limit(receiveRate: number, closed: ReadonlySet<string>): void {
+  limit(receiveRate: number, isClosed: (peer: string) => boolean): void {
     this.#budget.setRate(receiveRate, this.#nowMs)
-    this.#closed = closed
+    this.#isClosed = isClosed
+    this.#isLimited = receiveRate !== Infinity
+  }
+
+  get isLimited(): boolean {
+    return this.#isLimited
   }
 
   /** Bytes asked for and not yet on disk. */
@@ -271,7 +277,7 @@ export class Asking {
     if (wanted.length === 0 || this.#budget.available(this.#nowMs) <= 0) return
     for (const [peer, source] of this.#sources) {
       // Asked again when half of the window is empty: a message for every other chunk, not for each.
-      if (source.inFlightBytes > source.windowBytes * 0.5 || this.#closed.has(peer)) continue
+      if (source.inFlightBytes > source.windowBytes * 0.5 || this.#isClosed(peer)) continue
       for (const [artifact, held] of wanted) {
         const has = source.has.get(artifact)
         if (has === undefined || has.count === 0) continue

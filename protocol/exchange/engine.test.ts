@@ -281,13 +281,13 @@ describe('the exchange engine', () => {
 
   it('asks for no more than it may receive', () => {
     const engine = new ExchangeEngine(random(8))
-    engine.step({ type: 'limit', receiveRate: 0, closed: new Set() }, 0)
+    engine.step({ type: 'limit', receiveRate: 0, isClosed: () => false }, 0)
     engine.step({ type: 'want-artifact', index, have: new Bitmap(index.count), priority: 0 }, 0)
     engine.step({ type: 'peer-joined', peer: 'p' }, 0)
     const have = { type: 'have', artifact: index.id, size: index.count, bits: Bitmap.full(index.count).bytes } as const
     expect(engine.step({ type: 'message', peer: 'p', message: have }, 0)).toEqual([])
     expect(engine.step({ type: 'tick' }, 60_000)).toEqual([])
-    engine.step({ type: 'limit', receiveRate: 100_000, closed: new Set() }, 60_000)
+    engine.step({ type: 'limit', receiveRate: 100_000, isClosed: () => false }, 60_000)
     expect(engine.step({ type: 'tick' }, 61_000)).toMatchObject([{ message: { type: 'want-any', count: 1 } }])
   })
 

@@ -34,7 +34,7 @@ export type ExchangeInput =
   /** The peer's outgoing stream can take more. */
   | { readonly type: 'sent'; readonly peer: string }
   /** How many bytes per second may be asked for, Infinity for no limit; and peers that are asked for nothing. */
-  | { readonly type: 'limit'; readonly receiveRate: number; readonly closed: ReadonlySet<string> }
+  | { readonly type: 'limit'; readonly receiveRate: number; readonly isClosed: (peer: string) => boolean }
   | { readonly type: 'tick' }
 
 export type ExchangeEffect =
@@ -96,7 +96,8 @@ export class ExchangeEngine {
     this.#asking.at(nowMs)
     this.#serving.at(nowMs)
     this.#take(input)
-    if (mayOpenRoom(input)) this.#asking.fill()
+    // With a limit, time opens room too.
+    if (mayOpenRoom(input) || this.#asking.isLimited) this.#asking.fill()
     return this.#effects
   }
 
@@ -146,7 +147,7 @@ export class ExchangeEngine {
         this.#serving.sent(input.peer)
         break
       case 'limit':
-        this.#asking.limit(input.receiveRate, input.closed)
+        this.#asking.limit(input.receiveRate, input.isClosed)
         break
       case 'tick':
         for (const [artifact, held] of this.#held) this.#serving.announce(artifact, held)

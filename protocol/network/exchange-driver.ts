@@ -111,7 +111,7 @@ export class ExchangeDriver {
    */
   limit(limits: ExchangeRates): void {
     this.#budget.limit(limits)
-    this.#apply({ type: 'limit', receiveRate: limits.receiveRate, closed: limits.closed })
+    this.#apply({ type: 'limit', receiveRate: limits.receiveRate, isClosed: limits.isClosed })
   }
 
   want(index: ChunkIndex, have: Bitmap, priority: number): void {

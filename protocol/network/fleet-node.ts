@@ -173,6 +173,7 @@ export class FleetNode {
     const node = this.#node
     await node.handle(HELLO, (stream, connection) => this.#answerHello(stream, connection), { maxInboundStreams: 4 })
     node.addEventListener('connection:open', (event) => void this.#connectionOpened(event.detail))
+    node.addEventListener('connection:close', (event) => this.#admissions.decided(event.detail.remotePeer.toString()))
     node.addEventListener('peer:disconnect', (event) => this.#disconnected(event.detail.toString()))
     for (const topic of Object.values(TOPICS)) {
       node.services.pubsub.topicValidators.set(topic, (from, message) => {

@@ -3,11 +3,11 @@ import { TokenBucket } from '../exchange/token-bucket.ts'
 /** A limit may be lifted at any time: whoever waits looks again after this. */
 const LOOK_AGAIN_MS = 500
 
-/** Bytes per second, Infinity for no limit, 0 for nothing. @property closed - peers that no chunk goes to or comes from now */
+/** Bytes per second, Infinity for no limit, 0 for nothing. @property isClosed - whether no chunk goes to a peer, or comes from it, now */
 export type SendRates = {
   readonly sendRate: number
   readonly perPeerRate: number
-  readonly closed: ReadonlySet<string>
+  readonly isClosed: (peer: string) => boolean
 }
 
 /** How fast chunks may leave: all together, and to each peer. */
@@ -15,11 +15,11 @@ export class SendBudget {
   readonly #all = new TokenBucket(Infinity, 0)
   readonly #peers = new Map<string, TokenBucket>()
   #perPeerRate = Infinity
-  #closed: ReadonlySet<string> = new Set()
+  #isClosed: (peer: string) => boolean = () => false
 
-  limit({ sendRate, perPeerRate, closed }: SendRates): void {
+  limit({ sendRate, perPeerRate, isClosed }: SendRates): void {
     const nowMs = performance.now()
-    this.#closed = closed
+    this.#isClosed = isClosed
     this.#all.setRate(sendRate, nowMs)
     this.#perPeerRate = perPeerRate
     for (const bucket of this.#peers.values()) bucket.setRate(perPeerRate, nowMs)
@@ -31,7 +31,7 @@ export class SendBudget {
     this.#peers.set(peer, bucket)
     for (;;) {
       const nowMs = performance.now()
-      const waitMs = this.#closed.has(peer) ? Infinity : Math.max(this.#all.waitMs(nowMs), bucket.waitMs(nowMs))
+      const waitMs = this.#isClosed(peer) ? Infinity : Math.max(this.#all.waitMs(nowMs), bucket.waitMs(nowMs))
       if (waitMs === 0 || !isWanted()) break
       await new Promise((resolve) => setTimeout(resolve, Math.min(waitMs, LOOK_AGAIN_MS)))
     }

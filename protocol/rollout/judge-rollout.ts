@@ -33,6 +33,8 @@ export type RolloutQuestion = {
 export type RolloutVerdict = { readonly open: true } | { readonly open: false; readonly reason: string }
 
 const OPEN = { open: true } as const
+/** Devices at rest speak every ten minutes in fleets of up to 200: who is silent for less is not gone, however short the patience. */
+const HEARD_MS = 20 * 60_000
 
 /**
  * Whether the device's wave is open. Pure. Every device judges for itself by the records it has heard:
@@ -48,7 +50,7 @@ export function judgeWave(question: RolloutQuestion): RolloutVerdict {
   if (own < openWaves || own === 0) return OPEN
   if (waitedMs >= own * plan.patienceSeconds * 1_000) return OPEN
   const heard = peers
-    .filter((peer) => peer.ageMs <= plan.patienceSeconds * 1_000)
+    .filter((peer) => peer.ageMs <= Math.max(HEARD_MS, plan.patienceSeconds * 1_000))
     .map((peer) => ({ ...peer, wave: waveOf(plan, release.id, peer.device, peer.labels) }))
   const allInSight = plan.devices > 0 && (heard.length + 1) * 100 >= plan.devices * 90
   for (let wave = 0; wave < own; wave += 1) {

@@ -18,13 +18,14 @@ export PATH=/bin:/sbin:/usr/bin
 $b mount -t tmpfs tmpfs /run
 $b mount -t tmpfs tmpfs /tmp
 ${PREPARE} prepare --wait 3
+${PREPARE} swap
 echo "size: $($b df -m /mnt/persist | $b tail -1 | $b awk '{print $2}')"
 for path in skiff/core skiff/keys skiff/ssh skiff/journal; do $b stat -c '%n %a' /mnt/persist/$path; done
 echo "host: $($b cat /proc/sys/kernel/hostname) $($b cat /etc/from-persist)"
 $b grep -c /var/log/journal /proc/mounts
 $b sha256sum /etc/ssh/ssh_host_ed25519_key | $b cut -c1-16 | $b sed 's/^/hostkey: /'
 $b cat /root/.ssh/authorized_keys
-$b cat /proc/swaps
+$b cat /proc/swaps /etc/issue.d/flotilla.issue
 ${PREPARE} status
 $b sync
 $b umount /var/log/journal /var/lib/docker /var/lib/containerd
@@ -51,6 +52,9 @@ beforeAll(() => {
     mkdirSync(join(tree, name), { recursive: true })
   writeFileSync(join(tree, 'etc/passwd'), 'root:x:0:0::/root:/bin/sh\n')
   writeFileSync(join(tree, 'etc/flotilla/swap'), '16\n')
+  mkdirSync(join(tree, 'etc/skiff/authorized_keys'), { recursive: true })
+  writeFileSync(join(tree, 'etc/skiff/authorized_keys/factory.pub'), 'ssh-ed25519 BBBB factory\n')
+  writeFileSync(join(tree, 'etc/issue'), 'Flotilla\n')
   copyFileSync(imageSet().agent, join(tree, 'usr/lib/flotilla/flotilla-agent.mjs'))
   squash(tree, join(slot, 'rootfs.squashfs'))
   writeFileSync(join(device, 'agent.yaml'), '')
@@ -159,6 +163,9 @@ describe('the persist partition, in a virtual machine', () => {
     copyFileSync(image, disk)
     execFileSync('/usr/sbin/sfdisk', ['--quiet', '--delete', disk, '2'], { stdio: 'pipe' })
     const console = await boot(disk)
+    // Who can log in is in the image then; why is above the prompt.
+    expect(console).toContain('ssh-ed25519 BBBB factory')
+    expect(console).toMatch(/This device runs WITHOUT its data \(rescue\)/)
     expect(console).toMatch(/problem: find persist: no file system is labelled persist after 3 s \[TIMEOUT\]/)
     expect(console).toMatch(/\nrescue/)
   })

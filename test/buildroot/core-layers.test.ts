@@ -40,7 +40,10 @@ describe('the core layers', () => {
     expect(warnings).toEqual([])
     expect([...core.users.keys()]).toContain('core')
     for (const { image, mounts } of core.containers.values()) {
-      const source = core.images.get(image)?.build?.source ?? ''
+      const { build, pullPolicy } = core.images.get(image) ?? {}
+      // What is run is what the recipe says, not what a registry has under that name.
+      expect([pullPolicy, image]).toEqual(['never', expect.stringMatching(/^flotilla\/core-[a-z-]+:latest$/)])
+      const source = build?.source ?? ''
       const recipe = composition.overlays
         .map((path) => join(path, source, 'Dockerfile'))
         .find((path) => existsSync(path))

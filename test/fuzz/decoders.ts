@@ -4,6 +4,7 @@ import { parseAgentConfig } from '../../agent/config.ts'
 import { firstBootRecords, chooseBoot, encodeBootRecord, parseBootRecord } from '../../protocol/boot/boot-record.ts'
 import { encodeChunkIndex, parseChunkIndex } from '../../protocol/chunks/chunk-index.ts'
 import { squashfsBoundaries } from '../../protocol/chunks/squashfs-boundaries.ts'
+import { parseSkiffCore } from '../../protocol/core/skiff-core.ts'
 import { Bitmap } from '../../protocol/exchange/bitmap.ts'
 import { ExchangeEngine } from '../../protocol/exchange/engine.ts'
 import { encodeExchangeMessage, type ExchangeMessage, parseExchangeMessage } from '../../protocol/exchange/messages.ts'
@@ -79,6 +80,13 @@ health: {peers: must, engine: off}
 maintenance: ["22:00-06:00"]
 labels: &a {b: c}
 traffic: {sendKiB: 5, quietHours: ["08:00-18:00"]}
+`
+
+const core = `containers:
+  a: &base {image: i, mounts: ["/dev:/dev"], env: [A=1], ulimits: {nofile: 1}, memory: 5m, healthCheck: {test: [a]}}
+  b: *base
+users: {core: {container: a, auth: {sshKeys: [k]}}}
+images: {i: {pull: {policy: ifnotexists}, build: {source: /x, buildArgs: {A: 1}}}}
 `
 
 /** Everything that reads bytes from peers, from disk or from a person, and can be run without I/O. */
@@ -161,6 +169,11 @@ export const DECODERS: Readonly<Record<string, Decoder>> = {
   ),
   agentConfig: decoder(texts(yaml, 'hardware: x\n<<: *a\n', '? [a]\n: b\n'), (bytes) => {
     parseAgentConfig(text(bytes), 'agent.yaml')
+  }),
+  skiffCore: decoder(texts(core, 'prune: true\ncontainers:\n  a:\n    image: i\n    image: i\n'), (bytes) => {
+    const { core: found } = parseSkiffCore(text(bytes), 'skiff-core.yaml', { lenient: true })
+    for (const { container } of found.users.values())
+      if (!found.containers.has(container)) throw new Error(`a user of ${container}, which is not there`)
   }),
 }
 

@@ -1,11 +1,13 @@
 import { execFileSync } from 'node:child_process'
 import {
+  chownSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
-  readdirSync,
   readFileSync,
+  readdirSync,
   rmSync,
+  statSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs'
@@ -62,6 +64,7 @@ function tool(program: string, ...args: string[]): string {
 
 describe('a disk image', () => {
   it('holds the boot loader where the boot ROM reads it, the releases on FAT, and the identity, which is root’s', () => {
+    chownSync(at('device/persist/identity.key'), 1_234, 1_234)
     const made = make('--board', 'pine64/rockpro64', '--json')
     expect([made.code, made.stderr]).toEqual([0, ''])
     const { table, partitions } = JSON.parse(made.stdout) as { table: string; partitions: { startBytes: number }[] }
@@ -81,6 +84,7 @@ describe('a disk image', () => {
     expect(tool('debugfs', '-R', 'cat /flotilla/identity.key', where)).toBe('secret')
     expect(tool('debugfs', '-R', 'stat /flotilla/identity.key', where)).toMatch(/User: +0 +Group: +0/)
     expect(tool('debugfs', '-R', 'cat /flotilla/agent.yaml', where)).toBe('hardware: x\n')
+    expect(statSync(at('x.img')).mode & 0o777).toBe(0o600)
     // A file system that starts at an offset is checked from there.
     execFileSync('dd', [`if=${at('x.img')}`, `of=${at('persist')}`, 'bs=1M', `skip=${persist / 2 ** 20}`], {
       stdio: 'ignore',
@@ -109,6 +113,30 @@ describe('a disk image', () => {
     expect(make().stderr).toMatch(/x.img: it exists \[ALREADY_EXISTS\]/)
   })
 
+  it('has room for what persist holds, with inodes for the medium that it grows to', () => {
+    write('device/persist/artifacts/image', 'x'.repeat(100 * 2 ** 20))
+    expect(make('--board', 'pine64/rockpro64').code).toBe(0)
+    const { partitiontable } = JSON.parse(tool('sfdisk', '--json', at('x.img'))) as {
+      partitiontable: { partitions: { start: number }[] }
+    }
+    const where = `${at('x.img')}?offset=${(partitiontable.partitions[1]?.start ?? 0) * 512}`
+    const words = tool('debugfs', '-R', 'show_super_stats -h', where)
+    const number = (name: string) => Number(new RegExp(`^${name}: +(\\d+)`, 'm').exec(words)?.[1])
+    expect((number('Block count') * 4_096) / number('Inode count')).toBeGreaterThan(12_000)
+  })
+
+  it('keeps what the device says boots, whatever the build brought', () => {
+    write('images/rpi-firmware/config.txt', 'of the build')
+    write('images/rpi-firmware/start4.elf', 'firmware')
+    write('device/boot/config.txt', 'of the device')
+    const { partitions } = JSON.parse(make('--board', 'pi/4', '--json').stdout) as {
+      partitions: { startBytes: number }[]
+    }
+    tool('mcopy', '-s', '-i', `${at('x.img')}@@${partitions[0]?.startBytes}`, '::', at('out'))
+    expect(readFileSync(at('out/config.txt'), 'utf8')).toBe('of the device')
+    expect(readFileSync(at('out/start4.elf'), 'utf8')).toBe('firmware')
+  })
+
   it('names what is missing, and leaves nothing behind', () => {
     rmSync(at('images/idbloader.img'))
     const lacks = make('--board', 'pine64/rockpro64')
@@ -118,9 +146,16 @@ describe('a disk image', () => {
     ])
     write('images/idbloader.img', 'x')
     expect(make('--board', 'pine64/rockpro64', '--size', '100').stderr).toMatch(/NOT_ENOUGH_SPACE/)
-    expect(make('--board', 'virt/docker').stderr).toMatch(/boots from no disk/)
+    expect(make('--board', 'virt/docker').stderr).toMatch(/no disk image is made for virt\/docker/)
     expect(make('--board', 'pine64/nothing').stderr).toMatch(/is not a board/)
     expect(make().stderr).toMatch(/has no flotilla.json of flotilla compile; say --board/)
+    write('images/u-boot.itb', 'x'.repeat(9 * 2 ** 20))
+    expect(make('--board', 'pine64/rockpro64').stderr).toMatch(
+      /u-boot.itb reaches to byte \d+, where the first partition/,
+    )
+    write('images/u-boot.itb', 'x')
+    write('device/agent.yaml', 'boot: robot/boot\n')
+    expect(make('--board', 'pine64/rockpro64').stderr).toMatch(/make it with flotilla device create --for-image/)
     rmSync(at('device/agent.yaml'))
     expect(make('--board', 'pine64/rockpro64').stderr).toMatch(/make it with flotilla device create/)
     expect(readdirSync(root).sort()).toEqual(['device', 'images'])

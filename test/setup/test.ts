@@ -24,7 +24,8 @@ if (filters.length === 0) {
 await buildImages((line) => process.stderr.write(`${line}\n`))
 const node22 = process.env['FLOTILLA_NODE_22'] ?? ''
 vitest('unit', process.execPath, filters)
-if (filters.length === 0) vitest('unit', node22, [])
+// What boards with 32 bits run; simulations and fault schedules decide nothing by the version of Node.
+if (filters.length === 0) vitest('unit', node22, ['agent/', 'builder/', 'protocol/'])
 vitest('fleet', process.execPath, filters)
 process.stdout.write(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped\n`)
 process.exitCode = total.failed === 0 && (total.skipped === 0 || process.env['CI'] === undefined) ? 0 : 1

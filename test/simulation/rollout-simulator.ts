@@ -20,7 +20,9 @@ export type RolloutScenario = {
 
 const OLD = '1'.repeat(64)
 const NEW = '2'.repeat(64)
-const HEARTBEAT_MS = 45_000
+/** As devices do in a fleet of 150: at rest, and while an update is under way. */
+const REST_MS = 600_000
+const BUSY_MS = 45_000
 const LEASE_MS = 600_000
 
 class Device {
@@ -118,7 +120,8 @@ export class RolloutSimulator {
       ageMs: 0,
     }
     const changed = known === undefined || JSON.stringify(known.peer) !== JSON.stringify(peer)
-    if (changed || this.nowMs - known.heardMs >= HEARTBEAT_MS)
+    const isBusy = device.state.phase !== 'idle' || peer.wishes !== undefined
+    if (changed || this.nowMs - known.heardMs >= (isBusy ? BUSY_MS : REST_MS))
       board.set(device.id, { peer, heardMs: this.nowMs, seq: this.nowMs })
   }
 

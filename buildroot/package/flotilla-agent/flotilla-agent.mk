@@ -27,6 +27,8 @@ define FLOTILLA_AGENT_INSTALL_INIT_SYSTEMD
 		$(TARGET_DIR)/usr/lib/systemd/system/flotilla-agent.service
 	$(INSTALL) -D -m 0644 $(FLOTILLA_AGENT_PKGDIR)/flotilla-persist.service \
 		$(TARGET_DIR)/usr/lib/systemd/system/flotilla-persist.service
+	$(INSTALL) -D -m 0644 $(FLOTILLA_AGENT_PKGDIR)/flotilla-swap.service \
+		$(TARGET_DIR)/usr/lib/systemd/system/flotilla-swap.service
 endef
 
 $(eval $(generic-package))

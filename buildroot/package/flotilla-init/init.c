@@ -179,7 +179,10 @@ static void load_modules(void)
 	}
 }
 
-/* Left open nowhere: without the magic close it goes on running, and the release's own init takes it over. */
+/*
+ * Left open nowhere: without the magic close it goes on running until the release's systemd takes it over
+ * (RuntimeWatchdogSec= of the layer flotilla/init).
+ */
 static void arm_watchdog(long seconds)
 {
 	int timeout = seconds;
@@ -188,8 +191,9 @@ static void arm_watchdog(long seconds)
 		say("arm /dev/watchdog0: %s", strerror(errno));
 		return;
 	}
-	if (ioctl(device, WDIOC_SETTIMEOUT, &timeout) != 0)
-		say("set the watchdog to %ld s: %s", seconds, strerror(errno));
+	/* Some count to 16 s at most: they go on with what they have, and it is said. */
+	if (ioctl(device, WDIOC_SETTIMEOUT, &timeout) != 0 && ioctl(device, WDIOC_GETTIMEOUT, &timeout) == 0)
+		say("the watchdog cannot be set to %ld s; it is %d s", seconds, timeout);
 	close(device);
 }
 
@@ -239,34 +243,54 @@ static int has_label(const char *device, const char *wanted)
 	return memcmp(bytes + 0x36, "FAT", 3) == 0 && label_is(bytes + 0x2b, 11, wanted);
 }
 
-/* Looks once. Returns 1 and the device when it is there. */
-static int find_device(const char *where, char *device, size_t size)
+/* Whether a block device, by its name in /sys/class/block, is what `where` says. */
+static int is_meant(const char *where, const char *name, const char *device)
 {
-	const char *wanted = strchr(where, '=');
+	const char *wanted = strchr(where, '=') + 1;
+	char path[512], uevent[4096];
+	if (strncmp(where, "LABEL=", 6) == 0)
+		return has_label(device, wanted);
+	snprintf(path, sizeof path, "/sys/class/block/%s/uevent", name);
+	if (read_file(path, uevent, sizeof uevent) < 0)
+		return 0;
+	if (strncmp(where, "PARTLABEL=", 10) == 0)
+		return uevent_says(uevent, "PARTNAME", wanted);
+	return strncmp(where, "PARTUUID=", 9) == 0 && uevent_says(uevent, "PARTUUID", wanted);
+}
+
+/* Mounts a device at BOOT when it has the slot. Returns whether it has; `why` says what else. */
+static int mount_with_slot(const char *device, const char *slot, char *why, size_t size)
+{
+	static const char *const types[] = { "vfat", "ext4" };
+	char path[256];
+	int mounted = 0;
+	for (size_t n = 0; n < sizeof types / sizeof *types && !mounted; n += 1)
+		mounted = mount(device, BOOT, types[n], MS_RDONLY | MS_NOATIME | MS_NOSUID | MS_NODEV, NULL) == 0;
+	if (!mounted) {
+		snprintf(why, size, "mount %s: %s", device, strerror(errno));
+		return 0;
+	}
+	snprintf(path, sizeof path, BOOT "/releases/%s/rootfs.squashfs", slot);
+	if (access(path, F_OK) == 0)
+		return 1;
+	snprintf(why, size, "%s has no releases/%s/rootfs.squashfs", device, slot);
+	umount(BOOT);
+	return 0;
+}
+
+/* Tries every device that is meant: a stick may have the same label. Returns whether one has the slot. */
+static int try_devices(const struct settings *settings, char *why, size_t size)
+{
 	struct dirent *entry;
 	int found = 0;
-	if (wanted == NULL) {
-		snprintf(device, size, "%s", where);
-		return access(device, F_OK) == 0;
-	}
-	wanted += 1;
+	char device[512];
+	if (strchr(settings->boot, '=') == NULL)
+		return access(settings->boot, F_OK) == 0 && mount_with_slot(settings->boot, settings->slot, why, size);
 	DIR *blocks = opendir("/sys/class/block");
 	while (blocks != NULL && !found && (entry = readdir(blocks)) != NULL) {
-		char path[512], uevent[4096];
-		if (entry->d_name[0] == '.')
-			continue;
-		snprintf(device, size, "/dev/%s", entry->d_name);
-		if (strncmp(where, "LABEL=", 6) == 0) {
-			found = has_label(device, wanted);
-			continue;
-		}
-		snprintf(path, sizeof path, "/sys/class/block/%s/uevent", entry->d_name);
-		if (read_file(path, uevent, sizeof uevent) < 0)
-			continue;
-		if (strncmp(where, "PARTLABEL=", 10) == 0)
-			found = uevent_says(uevent, "PARTNAME", wanted);
-		else if (strncmp(where, "PARTUUID=", 9) == 0)
-			found = uevent_says(uevent, "PARTUUID", wanted);
+		snprintf(device, sizeof device, "/dev/%s", entry->d_name);
+		found = entry->d_name[0] != '.' && is_meant(settings->boot, entry->d_name, device) &&
+			mount_with_slot(device, settings->slot, why, size);
 	}
 	if (blocks != NULL)
 		closedir(blocks);
@@ -280,22 +304,17 @@ static long elapsed_ms(const struct timespec *since)
 	return (now.tv_sec - since->tv_sec) * 1000 + (now.tv_nsec - since->tv_nsec) / 1000000;
 }
 
-/* Disks on USB take seconds to appear. */
+/* Disks on USB take seconds to appear; the partition that was found first may not be ours. */
 static void mount_boot(const struct settings *settings)
 {
-	static const char *const types[] = { "vfat", "ext4" };
 	struct timespec start;
-	char device[512];
+	char why[512] = "no such partition";
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	while (!find_device(settings->boot, device, sizeof device)) {
+	while (!try_devices(settings, why, sizeof why)) {
 		if (elapsed_ms(&start) > settings->wait_seconds * 1000)
-			fail("no partition %s within %ld s", settings->boot, settings->wait_seconds);
+			fail("%s within %ld s: %s", settings->boot, settings->wait_seconds, why);
 		usleep(LOOK_AGAIN_MS * 1000);
 	}
-	for (size_t n = 0; n < sizeof types / sizeof *types; n += 1)
-		if (mount(device, BOOT, types[n], MS_RDONLY | MS_NOATIME | MS_NOSUID | MS_NODEV, NULL) == 0)
-			return;
-	fail("mount %s (%s): %s", device, settings->boot, strerror(errno));
 }
 
 /* Mounts a squashfs that lies in a file. The loop device goes when it is unmounted. */
