@@ -51,4 +51,25 @@ describe('the own record', () => {
     expect(failures).toHaveLength(1)
     expect(seqOf(own, 0)).toBeGreaterThan(0)
   })
+
+  it.each([
+    ['5 devices at rest', 5, false, 180],
+    ['50 devices at rest', 50, false, 500],
+    ['150 devices at rest', 150, false, 600],
+    ['1000 devices at rest', 1_000, false, 3_000],
+    ['1000 devices, an update under way', 1_000, true, 45],
+  ])('is renewed as it should be: %s', async (_what, fleetSize, isBusy, seconds) => {
+    const now = isBusy ? { ...fields, next: { id: 'a'.repeat(64), version: '2', percent: 10 } } : fields
+    const own = await OwnRecord.open(
+      new MemoryDisk(),
+      () => now,
+      certificate,
+      identity.sign,
+      () => {},
+      () => 0.5,
+    )
+    own.next(0, fleetSize)
+    expect(own.next(seconds * 1_000 - 1, fleetSize)).toBeUndefined()
+    expect(own.next(seconds * 1_000, fleetSize)).toBeDefined()
+  })
 })
