@@ -32,6 +32,19 @@ make: *** [Makefile:83: _all] Error 2`)
     })
   })
 
+  it('takes what was said last before make stopped, whatever it looks like', () => {
+    const { error } = follow(`>>> toolchain-external-custom  Configuring
+C++ support is not selected but is available in external toolchain
+make[1]: *** [package/pkg-generic.mk:263: .stamp_configured] Error 1
+make: *** [Makefile:83: _all] Error 2`)
+    expect(error).toEqual({
+      package: 'toolchain-external-custom',
+      step: 'Configuring',
+      line: 'C++ support is not selected but is available in external toolchain',
+      at: 2,
+    })
+  })
+
   it('does not blame a package that went on', () => {
     const { error } = follow(`>>> host-tar 1.35 Configuring
 conftest.c:10: error: unknown type name 'foo'

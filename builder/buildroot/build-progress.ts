@@ -23,7 +23,7 @@ const ERRORS = [
   /hash .*(mismatch|does not match)|wrong (sha256|md5) hash/i,
   /(Hunk #\d+ FAILED|can't find file to patch|Reversed \(or previously applied\) patch)/,
 ]
-/** What make says when something under it failed; worth only the line of the rule when nothing else was said. */
+/** What make says when something under it failed: what was said just before it is why, whatever it looks like. */
 const MAKE_STOPPED = /^make(\[\d+\])?: \*\*\* /
 
 /** Follows the output of a Buildroot build, line by line. Pure but for its own state. */
@@ -31,6 +31,8 @@ export class BuildProgress {
   readonly #total: number
   readonly #begun = new Set<string>()
   #line = 0
+  /** The last thing said in this step, and where. */
+  #said: { readonly line: string; readonly at: number } | undefined
   #stopped: BuildError | undefined
   step: BuildStep | undefined
   #error: BuildError | undefined
@@ -48,16 +50,19 @@ export class BuildProgress {
       this.#begun.add(name)
       // It went on to another package: what was said before was no error, or not one that stops.
       if (name !== this.#error?.package) this.#error = undefined
+      this.#said = undefined
       this.step = { package: name, step, begun: this.#begun.size, total: Math.max(this.#total, this.#begun.size) }
       return this.step
     }
-    const place = { package: this.step?.package ?? '', step: this.step?.step ?? '', line: line.trim(), at: this.#line }
-    if (ERRORS.some((pattern) => pattern.test(line))) this.#error ??= place
-    else if (MAKE_STOPPED.test(line)) this.#stopped ??= place
+    const where = { package: this.step?.package ?? '', step: this.step?.step ?? '' }
+    const place = { line: line.trim(), at: this.#line }
+    if (ERRORS.some((pattern) => pattern.test(line))) this.#error ??= { ...where, ...place }
+    else if (MAKE_STOPPED.test(line)) this.#stopped ??= { ...where, ...(this.#said ?? place) }
+    if (place.line !== '' && !/^make(\[\d+\])?: /.test(line)) this.#said = place
     return undefined
   }
 
-  /** The first real error of the package that failed, or the first rule that did; undefined when nothing was said. */
+  /** The first real error of the package that failed, or what was said last before make stopped; undefined when nothing was. */
   get error(): BuildError | undefined {
     return this.#error ?? this.#stopped
   }
