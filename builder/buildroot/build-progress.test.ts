@@ -16,6 +16,11 @@ describe('the progress of a build', () => {
     expect(progress.step).toEqual({ package: 'zlib', step: 'Extracting', begun: 2, total: 40 })
   })
 
+  it('takes the step whole where a package has no version', () => {
+    const { step } = follow('>>> toolchain-external-custom  Copying external toolchain libraries to target...')
+    expect(step?.step).toBe('Copying external toolchain libraries to target...')
+  })
+
   it('finds the first real error and its package, not the last lines of make', () => {
     const { error } = follow(`>>> busybox 1.37.0 Building
   CC      libbb/error.o

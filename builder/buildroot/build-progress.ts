@@ -11,8 +11,8 @@ export type BuildStep = {
 /** What went wrong first. Everything after it is usually its consequence. */
 export type BuildError = { readonly package: string; readonly step: string; readonly line: string; readonly at: number }
 
-/** Buildroot begins each step of a package with such a line; the escapes are its bold type. */
-const STEP = /^(?:\x1b\[\d*m)*>>>\s+(\S+)\s+(\S*)\s+(.+?)(?:\x1b.*)?$/
+/** Buildroot begins each step of a package with such a line: name, version (which may be empty), step; the escapes are its bold type. */
+const STEP = /^(?:\x1b\[\d*m)*>>> (\S+) (\S*) +(.+?)(?:\x1b.*)?$/
 /** In order of how much they tell. Warnings turned off by `-Wno-error` and files called error.c are no errors. */
 const ERRORS = [
   /(^|[\s:])(fatal )?error: \S/i,
