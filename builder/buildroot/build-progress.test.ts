@@ -78,6 +78,7 @@ make[1]: *** [zlib.built] Error 1`)
     ],
     ['cp: error writing x: No space left on device', 'cp: error writing x: No space left on device'],
     ['ld: cannot find -lfoo', 'ld: cannot find -lfoo'],
+    ['x/missing: line 81: makeinfo: command not found\nhints', 'x/missing: line 81: makeinfo: command not found'],
   ])('knows %j for what it is', (text, line) => {
     expect(follow(`>>> zlib 1 Patching\n${text}\nmake: *** [x] Error 1`).error).toMatchObject({ package: 'zlib', line })
   })

@@ -19,6 +19,7 @@ const ERRORS = [
   /^ERROR: /,
   /undefined reference to/,
   /No space left on device/,
+  /: command not found$/,
   /cannot find -l/,
   /hash .*(mismatch|does not match)|wrong (sha256|md5) hash/i,
   /(Hunk #\d+ FAILED|can't find file to patch|Reversed \(or previously applied\) patch)/,
