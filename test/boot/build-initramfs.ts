@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { chmodSync, copyFileSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, copyFileSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 import { CACHE } from '../fleet/build-images.ts'
 
@@ -61,6 +61,7 @@ function mkdir(path: string): string {
 export function buildRoot(tree: string, script: string): void {
   for (const name of ['sbin', 'bin', 'dev', 'proc', 'sys', 'boot', 'mnt', 'usr/lib', 'tmp', 'etc'])
     mkdirSync(join(tree, name), { recursive: true })
+  symlinkSync('usr/lib', join(tree, 'lib')) // merged, as with systemd
   copyFileSync(join(CACHE, 'trees/base/bin/busybox'), join(tree, 'bin/busybox'))
   writeFileSync(join(tree, 'sbin/init'), `#!/bin/busybox sh\nb=/bin/busybox\n${script}\n`)
   chmodSync(join(tree, 'sbin/init'), 0o755)

@@ -5,7 +5,7 @@
  *   /boot/machine-id            who this device is to systemd, 32 hexadecimal digits; may be missing
  *   /boot/releases/SLOT/        one immutable directory for each release
  *     rootfs.squashfs           the root, below a tmpfs
- *     modules.squashfs          /usr/lib/modules; left out where the kernel has none
+ *     modules.squashfs          /lib/modules; left out where the kernel has none
  *
  * Kernel command line:
  *   flotilla.slot=SLOT          16 hexadecimal digits; needed
@@ -360,10 +360,10 @@ static void mount_root(const struct settings *settings)
 	snprintf(path, sizeof path, BOOT "/releases/%s/modules.squashfs", settings->slot);
 	if (access(path, F_OK) != 0)
 		return;
-	make_directory(ROOT "/usr");
-	make_directory(ROOT "/usr/lib");
-	make_directory(ROOT "/usr/lib/modules");
-	mount_image(path, ROOT "/usr/lib/modules");
+	/* Where /lib is /usr/lib, as with systemd, this is /usr/lib/modules. */
+	make_directory(ROOT "/lib");
+	make_directory(ROOT "/lib/modules");
+	mount_image(path, ROOT "/lib/modules");
 }
 
 /*
