@@ -1,8 +1,6 @@
-import { readFile } from 'node:fs/promises'
 import { Command } from 'commander'
 import { FlotillaError } from '../../protocol/errors.ts'
-import { parseJson } from '../../protocol/shape.ts'
-import { preparePersist, prepareSwap, STATE_FILE } from '../persist/prepare-persist.ts'
+import { preparePersist, prepareSwap, readPersistState } from '../persist/prepare-persist.ts'
 
 /** `flotilla persist`: the partition that outlives releases. */
 export function persistCommand(): Command {
@@ -47,15 +45,8 @@ function statusCommand(): Command {
     .description('whether it is in use, and what is wrong with it')
     .option('--json', 'machine-readable output')
     .action(async (options: { json?: boolean }) => {
-      const text = await readFile(STATE_FILE).catch((cause: unknown) => {
-        throw new FlotillaError('NOT_FOUND', `persist status: ${STATE_FILE} is not there; was it prepared?`, { cause })
-      })
-      const { state, device, problems } = parseJson(text, STATE_FILE, 65_536) as {
-        state: string
-        device: string
-        problems: string[]
-      }
-      if (options.json === true) process.stdout.write(text)
-      else process.stdout.write([`${state} ${device}`, ...problems, ''].join('\n'))
+      const persist = await readPersistState()
+      if (options.json === true) process.stdout.write(`${JSON.stringify(persist)}\n`)
+      else process.stdout.write([`${persist.state} ${persist.device}`, ...persist.problems, ''].join('\n'))
     })
 }

@@ -31,21 +31,26 @@ export function linkTowards(host: string, links: readonly OwnLink[]): string {
 /** Knows over which interface each host is reached, as of the last seconds. */
 export class OwnLinks {
   readonly #byHost = new Map<string, string>()
+  #links: readonly OwnLink[] = []
   #lookedMs = -Infinity
 
   /** @returns the interface's name, or `other` */
   towards(host: string): string {
     if (performance.now() - this.#lookedMs > FRESH_MS) {
       this.#lookedMs = performance.now()
+      this.#links = readLinks()
       this.#byHost.clear()
     }
     const known = this.#byHost.get(host)
     if (known !== undefined) return known
-    const links = Object.entries(networkInterfaces()).flatMap(([name, addresses]) =>
-      (addresses ?? []).flatMap(({ cidr }) => (cidr === null ? [] : [{ name, cidr }])),
-    )
-    const name = linkTowards(host, links)
+    const name = linkTowards(host, this.#links)
     this.#byHost.set(host, name) // forgotten every ten seconds: never more than there are members
     return name
   }
+}
+
+function readLinks(): readonly OwnLink[] {
+  return Object.entries(networkInterfaces()).flatMap(([name, addresses]) =>
+    (addresses ?? []).flatMap(({ cidr }) => (cidr === null ? [] : [{ name, cidr }])),
+  )
 }

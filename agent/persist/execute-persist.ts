@@ -1,6 +1,7 @@
 import { chmod, chown, copyFile, cp, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
+import { readMounts } from './mounts.ts'
 import type { PersistStep } from './plan-persist.ts'
 import { runProgram } from './run-program.ts'
 
@@ -120,12 +121,11 @@ async function giveToGroup(path: string, group: string): Promise<void> {
 
 /** Whether the device itself is mounted somewhere. */
 async function isInUse(device: string): Promise<boolean> {
-  return (await readFile('/proc/self/mounts', 'utf8')).split('\n').some((line) => line.split(' ')[0] === device)
+  return (await readMounts()).some((mount) => mount.device === device)
 }
 
 async function isMounted(path: string): Promise<boolean> {
-  const mounts = await readFile('/proc/self/mounts', 'utf8')
-  return mounts.split('\n').some((line) => line.split(' ')[1] === path)
+  return (await readMounts()).some(({ at }) => at === path)
 }
 
 async function flush(path: string): Promise<void> {

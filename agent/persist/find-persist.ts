@@ -3,6 +3,7 @@ import { readdir, readFile, realpath } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
+import { readMounts } from './mounts.ts'
 import type { PersistDevice } from './plan-persist.ts'
 import { runProgram } from './run-program.ts'
 
@@ -43,13 +44,9 @@ export function choosePersist(found: readonly PersistDevice[], bootDisk: string 
 
 /** The disk of the partition that is mounted at /boot. */
 async function bootDisk(): Promise<string | undefined> {
-  const mounts = await readFile('/proc/self/mounts', 'utf8')
-  const device = mounts
-    .split('\n')
-    .find((line) => line.split(' ')[1] === '/boot')
-    ?.split(' ')[0]
-  if (device === undefined) return undefined
-  return readPersistDevice(device).then(
+  const boot = (await readMounts()).find(({ at }) => at === '/boot')
+  if (boot === undefined) return undefined
+  return readPersistDevice(boot.device).then(
     ({ disk }) => disk,
     () => undefined, // a directory of something else
   )

@@ -2,6 +2,7 @@ import { mkdir, readdir, readFile, stat, statfs, writeFile } from 'node:fs/promi
 import { dirname, join } from 'node:path'
 import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseCertificate } from '../../protocol/membership/certificate.ts'
+import { parseJson, shape } from '../../protocol/shape.ts'
 import { executeStep } from './execute-persist.ts'
 import { findPersist } from './find-persist.ts'
 import {
@@ -25,12 +26,13 @@ export type PersistState = {
 }
 
 /** Where the state is told: to programs, and to whoever stands before the device. */
-export const STATE_FILE = '/run/flotilla/persist.json'
+const STATE_FILE = '/run/flotilla/persist.json'
 /** agetty shows /etc/issue.d beside /etc/issue; /run/issue.d only where there is no /etc/issue. */
 const ISSUE_FILE = '/etc/issue.d/flotilla.issue'
 /** Keys that the image brings: SkiffOS's place for them. */
 const IMAGE_KEYS = '/etc/skiff/authorized_keys'
 const MAX_KEY_BYTES = 65_536
+const MAX_STATE_BYTES = 65_536
 const MAX_SWAP_MIB = 65_536
 
 /**
@@ -69,6 +71,22 @@ export async function preparePersist(
   }
   await tryAll(planUse(await readContent()))
   return tell({ state: 'ready', problems, device })
+}
+
+/** How it ended at this boot. @throws FlotillaError NOT_FOUND when nothing was prepared, FORMAT */
+export async function readPersistState(): Promise<PersistState> {
+  const text = await readFile(STATE_FILE).catch((cause: unknown) => {
+    throw new FlotillaError('NOT_FOUND', `persist status: ${STATE_FILE} is not there; was it prepared?`, { cause })
+  })
+  const json = shape.object(parseJson(text, STATE_FILE, MAX_STATE_BYTES), STATE_FILE)
+  const string = (value: unknown, key: string) => shape.string(value, `${STATE_FILE}: ${key}`, MAX_STATE_BYTES)
+  return {
+    state: shape.oneOf(json['state'], `${STATE_FILE}: state`, ['ready', 'rescue']),
+    problems: shape
+      .array(json['problems'], `${STATE_FILE}: problems`, MAX_STATE_BYTES)
+      .map((problem) => string(problem, 'problems[]')),
+    device: string(json['device'], 'device'),
+  }
 }
 
 /**
