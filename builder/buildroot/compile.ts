@@ -1,7 +1,8 @@
-import { closeSync, openSync, readdirSync, statfsSync, writeSync } from 'node:fs'
+import { closeSync, openSync, statfsSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
+import { missingPackages } from './host-programs.ts'
 import { type BuildError, BuildProgress, type BuildStep } from './build-progress.ts'
 import hostPrograms from './host-programs.json' with { type: 'json' }
 import { type BuildPlace, runMake, showInfo } from './run-make.ts'
@@ -10,28 +11,8 @@ import type { Workspace } from './workspace.ts'
 /** A full build writes some gigabytes; with less than this it would end in the middle. */
 const MIN_FREE_BYTES = 8 * 2 ** 30
 
-/** The Debian packages of what Buildroot needs from the host before it can build any and is missing, all at once. @param path - as in PATH */
-export function missingHostPackages(path: string): readonly string[] {
-  const present = new Set(path.split(':').flatMap((directory) => namesIn(directory)))
-  return [
-    ...new Set(
-      Object.entries(hostPrograms)
-        .filter(([program]) => !present.has(program))
-        .map(([, name]) => name),
-    ),
-  ]
-}
-
-function namesIn(directory: string): readonly string[] {
-  try {
-    return readdirSync(directory)
-  } catch {
-    return [] // a PATH may name what is not there
-  }
-}
-
-/** A part of a build. @property check - throws when the build must not go on */
-export type BuildStage = { readonly targets: readonly string[]; readonly check: () => Promise<void> }
+/** A part of a build. @property check - throws when the build must not go on after it */
+export type BuildStage = { readonly targets: readonly string[]; readonly check?: () => Promise<void> }
 
 /**
  * Builds a configured workspace. Output goes to `build.log` of the workspace; what is watched are the steps.
@@ -46,7 +27,7 @@ export async function compileWorkspace(
   onStep: (step: BuildStep) => void,
   signal: AbortSignal,
 ): Promise<void> {
-  const missing = missingHostPackages('/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin')
+  const missing = missingPackages(hostPrograms, '/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin')
   if (missing.length > 0)
     throw new FlotillaError('NOT_FOUND', `compile: the host lacks programs; apt-get install ${missing.join(' ')}`)
   const { bavail, bsize } = statfsSync(workspace.output)
@@ -68,7 +49,7 @@ export async function compileWorkspace(
         const { code } = await runMake(place, [target], { onLine, signal })
         if (code !== 0) throw failed(target, progress.error, join(workspace.generated, 'build.log'))
       }
-      await check()
+      await check?.()
     }
   } finally {
     closeSync(log)

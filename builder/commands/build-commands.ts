@@ -79,7 +79,7 @@ export function compileCommand(): Command {
         const config = readFileSync(join(workspace.output, '.config'), 'utf8')
         const stages = [
           { targets: configureTargets(composition, config), check: () => refuseLostFragments(prepared) },
-          { targets, check: () => Promise.resolve() },
+          { targets },
         ]
         // Made anew by every build that has them: one that is left over from another choice of layers would go into a release.
         for (const name of ['rootfs.squashfs', 'modules.squashfs', MANIFEST])

@@ -9,7 +9,7 @@ import { composePolicy } from '../release/init-fleet.ts'
 import { Repository } from '../release/repository.ts'
 import { publishStaged, signStaged, stage, stagingDirectory } from '../release/staging.ts'
 import { firstCa, repoOption } from './fleet-commands.ts'
-import { askPassphrase } from './passphrase.ts'
+import { askPassphrase } from './ask.ts'
 
 /** `flotilla device`: enrol devices and lay out what they start from. */
 export function deviceCommand(): Command {

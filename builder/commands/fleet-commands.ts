@@ -11,7 +11,7 @@ import { Repository } from '../release/repository.ts'
 import { publishStaged, signStaged, stage, stagingDirectory } from '../release/staging.ts'
 import { findDevice } from '../seed/find-device.ts'
 import { OperatorSession, operatorIdentity } from '../seed/operator-session.ts'
-import { askPassphrase } from './passphrase.ts'
+import { askPassphrase } from './ask.ts'
 
 /** `--repo`, on every command that works on a repository. */
 export function repoOption(): Option {

@@ -1,6 +1,5 @@
 import { statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline/promises'
 import { Command } from 'commander'
 import { EXIT_CODES, FlotillaError } from '../../protocol/errors.ts'
 import { bar, formatBytes, LiveView } from '../../protocol/terminal/print.ts'
@@ -13,6 +12,7 @@ import { writeDiskImage } from '../images/write-disk-image.ts'
 import { type Board, readBoard } from '../layers/board.ts'
 import { openCatalogue } from '../layers/open-chain.ts'
 import { layerCommand, surroundings, type WhereOptions } from './layers-commands.ts'
+import { ask } from './ask.ts'
 import { configureIfStale, inWorkspace } from './prepared-workspace.ts'
 
 /** `flotilla sbom`: what is in the images, as CycloneDX. */
@@ -142,8 +142,7 @@ function writeCommand(): Command {
       const medium = readMedium(device)
       requireWritable(medium, size)
       const what = `${medium.path} ${medium.model} ${formatBytes(medium.lengthBytes)}`.replaceAll(/ +/g, ' ')
-      if (options.yes !== true)
-        await confirm(`everything on ${what} will be lost; type ${medium.path} to go on: `, medium.path)
+      if (options.yes !== true) await confirmLoss(what, medium.path)
       const view = new LiveView()
       let shown = -1
       writeMedium(image, medium.path, (share) => {
@@ -157,12 +156,10 @@ function writeCommand(): Command {
 }
 
 /** @throws FlotillaError USAGE where nobody can be asked, ON_HOLD when the answer is another */
-async function confirm(question: string, wanted: string): Promise<void> {
-  if (!process.stdin.isTTY) throw new FlotillaError('USAGE', 'write: there is no terminal to ask on; say --yes')
-  const terminal = createInterface({ input: process.stdin, output: process.stderr })
-  const answer = await terminal.question(question)
-  terminal.close()
-  if (answer.trim() !== wanted) throw new FlotillaError('ON_HOLD', 'write: not confirmed; nothing was written')
+async function confirmLoss(what: string, path: string): Promise<void> {
+  const question = `everything on ${what} will be lost; type ${path} to go on: `
+  const answer = await ask(question, 'write: there is no terminal to ask on; say --yes')
+  if (answer !== path) throw new FlotillaError('ON_HOLD', 'write: not confirmed; nothing was written')
 }
 
 /** `flotilla compare A B`: whether two builds are the same, and where they are not. */

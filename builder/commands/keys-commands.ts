@@ -14,7 +14,7 @@ import { Repository } from '../release/repository.ts'
 import { replaceKey } from '../release/rotate-key.ts'
 import { publishStaged, signStaged, stage, stagingDirectory, summarizeStaged, readStaged } from '../release/staging.ts'
 import { repoOption } from './fleet-commands.ts'
-import { askPassphrase } from './passphrase.ts'
+import { askPassphrase } from './ask.ts'
 
 /** `flotilla keys`: make, show and replace signing keys. */
 export function keysCommand(): Command {

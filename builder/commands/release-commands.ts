@@ -18,7 +18,7 @@ import {
 import { verifyRelease } from '../release/verify-release.ts'
 import { createCommand } from './create-command.ts'
 import { repoOption } from './fleet-commands.ts'
-import { askPassphrase, confirm } from './passphrase.ts'
+import { askPassphrase, confirm } from './ask.ts'
 import { haltCommand, openCommand } from './rollout-commands.ts'
 
 /** `flotilla release`: make, sign, publish, look at and carry releases. */

@@ -6,7 +6,7 @@ import { Repository } from '../release/repository.ts'
 import { readStaged, stage, stagingDirectory, summarizeStaged } from '../release/staging.ts'
 import { tellDevice } from '../seed/tell-device.ts'
 import { firstCa, repoOption } from './fleet-commands.ts'
-import { confirm } from './passphrase.ts'
+import { confirm } from './ask.ts'
 import { signAndPublish } from './sign-and-publish.ts'
 
 type Common = {

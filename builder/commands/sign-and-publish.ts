@@ -1,6 +1,6 @@
 import type { Repository } from '../release/repository.ts'
 import { publishStaged, signStaged, stagingDirectory } from '../release/staging.ts'
-import { askPassphrase } from './passphrase.ts'
+import { askPassphrase } from './ask.ts'
 
 /**
  * Signs what is staged with every key that lies in the repository and publishes it: the short way, for fleets whose

@@ -17,6 +17,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
+import { missingPackages } from '../buildroot/host-programs.ts'
 import type { BoardLayout, RawImage } from '../layers/board.ts'
 import { type DiskPlan, type PartitionPlan, planDiskImage, requireApart, sfdiskScript } from './plan-disk-image.ts'
 
@@ -86,11 +87,9 @@ export function writeDiskImage(options: DiskImageOptions): DiskPlan {
 }
 
 function requirePrograms(): void {
-  const directories = PATH.split(':')
-  const missing = Object.entries(PROGRAMS).filter(([name]) => !directories.some((path) => existsSync(join(path, name))))
-  if (missing.length === 0) return
-  const packages = [...new Set(missing.map(([, name]) => name))].join(' ')
-  throw new FlotillaError('NOT_FOUND', `make image: the host lacks programs; apt-get install ${packages}`)
+  const missing = missingPackages(PROGRAMS, PATH)
+  if (missing.length > 0)
+    throw new FlotillaError('NOT_FOUND', `make image: the host lacks programs; apt-get install ${missing.join(' ')}`)
 }
 
 function requireFiles({ raw, bootFiles }: BoardLayout, images: string): void {
@@ -143,10 +142,10 @@ function makeBoot(image: string, { name, startBytes, lengthBytes }: PartitionPla
 
 function makePersist(image: string, { name, startBytes, lengthBytes }: PartitionPlan, tree: string): void {
   // `resize_inode` and room for group descriptors: it grows to the medium on the device.
-  const where = ['-E', `offset=${startBytes},root_owner=0:0,lazy_itable_init=0`, image, String(lengthBytes / 1_024)]
+  const extended = `offset=${startBytes},root_owner=0:0,lazy_itable_init=0`
   // Not the profile for small file systems: its share of inodes and its journal would stay when it grows to a terabyte.
-  const profile = ['-t', 'ext4', '-T', 'default', '-b', '4096', '-i', '16384', '-J', 'size=16']
-  run('mke2fs', ['-q', '-F', ...profile, '-L', name, '-d', tree, ...where.slice(0, 3), `${where[3]}k`])
+  const profile = ['-t', 'ext4', '-T', 'default', '-b', '4096', '-i', '16384', '-J', 'size=16', '-E', extended]
+  run('mke2fs', ['-q', '-F', ...profile, '-L', name, '-d', tree, image, `${lengthBytes / 1_024}k`])
   // They belonged to whoever made the image; on the device that number is another user's.
   const paths = pathsIn(tree, '')
   const odd = paths.find((path) => /["\n\\]/.test(path))

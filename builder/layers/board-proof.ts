@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
 import { readText } from './layer.ts'
@@ -30,6 +30,11 @@ export function readProofs(file: string): ProofFile {
   } catch (cause) {
     throw new FlotillaError('BAD_INPUT', `read ${file}: made by npm run test:buildroot, and damaged since`, { cause })
   }
+}
+
+/** Boards in the order of their names, so that a difference shows what a test saw. */
+export function writeProofs(file: string, proofs: ProofFile): void {
+  writeFileSync(file, `${JSON.stringify(Object.fromEntries(Object.entries(proofs).sort()), null, 2)}\n`)
 }
 
 function parseProof(value: unknown, path: string): BoardProof {

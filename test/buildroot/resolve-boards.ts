@@ -1,14 +1,14 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { configureWorkspace } from '../../builder/buildroot/configure.ts'
 import { type Buildroot, readBuildroot } from '../../builder/buildroot/find-buildroot.ts'
-import { runMake } from '../../builder/buildroot/run-make.ts'
+import { type BuildPlace, runMake } from '../../builder/buildroot/run-make.ts'
 import { makeSbom } from '../../builder/buildroot/sbom.ts'
 import { isError } from '../../builder/buildroot/strict-check.ts'
 import { Workspace } from '../../builder/buildroot/workspace.ts'
 import { readBoard } from '../../builder/layers/board.ts'
-import { type ProofFile, readProofs, withProof } from '../../builder/layers/board-proof.ts'
+import { type ProofFile, readProofs, withProof, writeProofs } from '../../builder/layers/board-proof.ts'
 import { composeLayers } from '../../builder/layers/compose-layers.ts'
 import { openCatalogue, openChain } from '../../builder/layers/open-chain.ts'
 import { messageOf } from '../../protocol/errors.ts'
@@ -49,7 +49,7 @@ try {
 } finally {
   rmSync(scratch, { recursive: true })
 }
-writeFileSync(PROOF, `${JSON.stringify(Object.fromEntries(Object.entries(proofs).sort()), null, 2)}\n`)
+writeProofs(PROOF, proofs)
 process.stdout.write(`${total.passed} passed, ${total.failed} failed, 0 skipped\n`)
 process.exitCode = total.failed === 0 ? 0 : 1
 
@@ -59,8 +59,10 @@ async function resolves(config: string, workspace: Workspace, buildroot: Buildro
     const { findings, errors } = await configureWorkspace(composition, buildroot, workspace, {})
     // Once for each Buildroot: it takes seconds, and is the same for all.
     if (config.startsWith('virt/qemu,') && config.includes('flotilla/modules')) {
-      await requireModulesImage(workspace, buildroot, composition.externals)
-      await requireSbom(workspace, buildroot, composition.externals)
+      const { output, downloads } = workspace
+      const place = { buildroot: buildroot.path, output, downloads, externals: composition.externals, variables: {} }
+      await requireModulesImage(place)
+      await requireSbom(place)
     }
     total[errors === 0 ? 'passed' : 'failed'] += 1
     process.stdout.write(
@@ -79,24 +81,14 @@ async function resolves(config: string, workspace: Workspace, buildroot: Buildro
 }
 
 /** Kconfig alone does not see whether make would build the image. */
-async function requireModulesImage(
-  { output, downloads }: Workspace,
-  buildroot: Buildroot,
-  externals: readonly string[],
-): Promise<void> {
-  const place = { buildroot: buildroot.path, output, downloads, externals, variables: {} }
+async function requireModulesImage(place: BuildPlace): Promise<void> {
   const made = await runMake(place, ['-s', '--no-print-directory', 'printvars', 'VARS=TARGETS_ROOTFS'])
   for (const image of ['rootfs-squashfs', 'rootfs-flotilla-modules'])
     if (!made.output.includes(image)) throw new Error(`make would not build ${image}: ${made.output.trim()}`)
 }
 
 /** The bill of materials names Buildroot's own packages and ours, without a network. */
-async function requireSbom(
-  { output, downloads }: Workspace,
-  buildroot: Buildroot,
-  externals: readonly string[],
-): Promise<void> {
-  const place = { buildroot: buildroot.path, output, downloads, externals, variables: {} }
+async function requireSbom(place: BuildPlace): Promise<void> {
   const sbom = JSON.parse(await makeSbom(place, { name: 'virt/qemu', version: '1' })) as {
     bomFormat: string
     components: { name: string; licenses?: { license: { id?: string } }[] }[]

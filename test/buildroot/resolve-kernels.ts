@@ -5,7 +5,7 @@ import { join, resolve } from 'node:path'
 import { checkFragments } from '../../builder/buildroot/built-programs.ts'
 import { readWaivers } from '../../builder/buildroot/configure.ts'
 import { readBoard } from '../../builder/layers/board.ts'
-import { type ProofFile, readProofs, withProof } from '../../builder/layers/board-proof.ts'
+import { type ProofFile, readProofs, withProof, writeProofs } from '../../builder/layers/board-proof.ts'
 import { type Composition, composeLayers } from '../../builder/layers/compose-layers.ts'
 import { formatSettings } from '../../builder/layers/kconfig-fragment.ts'
 import { openCatalogue, openChain } from '../../builder/layers/open-chain.ts'
@@ -57,7 +57,7 @@ try {
 } finally {
   rmSync(scratch, { recursive: true })
 }
-writeFileSync(PROOF, `${JSON.stringify(Object.fromEntries(Object.entries(proofs).sort()), null, 2)}\n`)
+writeProofs(PROOF, proofs)
 process.stdout.write(`${total.passed} passed, ${total.failed} failed, 0 skipped\n`)
 process.exitCode = total.failed === 0 && total.passed > 0 ? 0 : 1
 

@@ -24,10 +24,15 @@ export async function askPassphrase(what: string): Promise<string> {
 /** Asks for yes on a terminal; `--yes` or no terminal with the flag goes on. */
 export async function confirm(question: string, yes: boolean): Promise<void> {
   if (yes) return
-  if (!process.stdin.isTTY)
-    throw new FlotillaError('USAGE', `${question}: give --yes when there is no terminal to ask on`)
+  const answer = await ask(`${question} [y/N] `, `${question}: give --yes when there is no terminal to ask on`)
+  if (!/^y(es)?$/i.test(answer)) throw new FlotillaError('USAGE', 'stopped: not confirmed')
+}
+
+/** One line from the terminal, without blanks around it. @throws FlotillaError USAGE with `ifNone` when there is no terminal */
+export async function ask(question: string, ifNone: string): Promise<string> {
+  if (!process.stdin.isTTY) throw new FlotillaError('USAGE', ifNone)
   const lines = createInterface({ input: process.stdin, output: process.stderr })
-  const answer = await new Promise<string>((resolve) => lines.question(`${question} [y/N] `, resolve))
+  const answer = await new Promise<string>((resolve) => lines.question(question, resolve))
   lines.close()
-  if (!/^y(es)?$/i.test(answer.trim())) throw new FlotillaError('USAGE', 'stopped: not confirmed')
+  return answer.trim()
 }
