@@ -27,9 +27,10 @@ export class Admissions {
 
   /** True once this very connection has shown a certificate: that its peer is a member over another says nothing. */
   waitForConnection(connection: Connection): Promise<boolean> {
-    const isOver = () => connection.status !== 'open'
     const isDone = () => this.#admitted.has(connection)
-    return this.#wait(connection.remotePeer.toString(), { isDone, isOver }, isOver)
+    const isOver = () => connection.status !== 'open'
+    if (isOver()) return Promise.resolve(isDone())
+    return this.#wait(connection.remotePeer.toString(), { isDone, isOver })
   }
 
   /** True once the peer is a member, false when it was refused or took too long. */
@@ -45,13 +46,8 @@ export class Admissions {
     }
   }
 
-  #wait(
-    peer: string,
-    { isDone, isOver }: Omit<Waiter, 'settle'>,
-    isHopeless: () => boolean = () => false,
-  ): Promise<boolean> {
+  #wait(peer: string, { isDone, isOver }: Omit<Waiter, 'settle'>): Promise<boolean> {
     if (isDone()) return Promise.resolve(true)
-    if (isHopeless()) return Promise.resolve(false)
     const waiting = this.#waiters.get(peer) ?? []
     if (waiting.length >= MAX_WAITERS) return Promise.resolve(false)
     return new Promise((resolve) => {
