@@ -19,6 +19,8 @@ export type AgentConfig = {
   readonly bulkPort: number
   readonly listen: readonly string[]
   readonly interfaces: readonly string[]
+  /** Interfaces that are radios though Linux does not call them so. */
+  readonly radios: readonly string[]
   readonly discovery: boolean
   /** Multiaddrs of peers that are tried always. */
   readonly peers: readonly string[]
@@ -52,6 +54,7 @@ const DEFAULTS = {
   bulkPort: 4849,
   listen: [],
   interfaces: [],
+  radios: [],
   discovery: true,
   peers: [],
   keepReleases: 1,
@@ -122,6 +125,7 @@ function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
     bulkPort: shape.integer(json['bulkPort'], 'bulkPort', 0, 65_535),
     listen: strings('listen'),
     interfaces: strings('interfaces'),
+    radios: strings('radios'),
     discovery: shape.boolean(json['discovery'], 'discovery'),
     peers: strings('peers'),
     keepReleases: shape.integer(json['keepReleases'], 'keepReleases', 1, 16),

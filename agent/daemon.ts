@@ -17,7 +17,7 @@ import type { EventLog } from './control/event-log.ts'
 import { DayCount } from './control/day-count.ts'
 import { HoldList } from './control/hold-list.ts'
 import { MovedBytes } from './control/moved-bytes.ts'
-import { OwnLinks } from './control/own-links.ts'
+import { OwnLinks } from '../protocol/network/own-links.ts'
 import { serveLocalApi } from './control/local-api.ts'
 import { RoundTripWatch } from './control/round-trips.ts'
 import { TrafficGuard } from './control/traffic-guard.ts'
@@ -108,13 +108,13 @@ export class Agent {
     const blobs = new BlobStore(this.#persist)
     const store = new ArtifactStore(this.#persist, (sha256) => blobs.read(sha256))
     const sync = new FleetSync(trust, this.#log, considerSoon)
-    const node = await this.#startNode(identity, certificateBytes, certificate, trust, sync)
+    const links = new OwnLinks(this.#config.radios)
+    const node = await this.#startNode(identity, certificateBytes, certificate, trust, sync, links)
     const listener = await BulkListener.start(this.#config.listen, this.#config.bulkPort).catch((error: unknown) => {
       // Slower, not less: chunks then travel with everything else.
       this.#log.add('warn', 'no-bulk-port', { error: messageOf(error) })
       return undefined
     })
-    const links = new OwnLinks()
     const linkOf = (peer: string) => links.towards(node.hostOf(peer) ?? '')
     const moved = new MovedBytes(linkOf)
     const exchangeEvents: ExchangeEvents = {
@@ -209,7 +209,7 @@ export class Agent {
     await this.#registerSlots(store, blobs, driver)
     await sync.start(node)
     this.#members = {
-      joined: (member) => (sync.memberJoined(member), driver.memberJoined(member.id), considerSoon()),
+      joined: (member) => (sync.memberJoined(member), driver.memberJoined(member.id, member.radioHops), considerSoon()),
       gone: (id) => driver.memberGone(id),
     }
     // Members first: a question that comes before its asker is known would be lost.
@@ -223,6 +223,7 @@ export class Agent {
       boot: this.#boot,
       control,
       node,
+      links,
       updater,
       carrier,
       trust,
@@ -241,7 +242,7 @@ export class Agent {
       (error) => this.#log.add('error', 'persist-failed', { error: messageOf(error) }),
     )
     sync.onOwnRecord = (seq) => void this.#judgeOwn(own, seq)
-    const holders = new HolderSearch(sync.book, node)
+    const holders = new HolderSearch(sync.book, node, () => links.isAllRadio)
     consider = async () => {
       const set = trust.set
       await updater.consider()
@@ -299,6 +300,7 @@ export class Agent {
     { name, fleet, board }: Certificate,
     trust: TrustKeeper,
     sync: FleetSync,
+    links: OwnLinks,
   ): Promise<FleetNode> {
     return FleetNode.start({
       identity,
@@ -314,6 +316,7 @@ export class Agent {
       discovery: this.#config.discovery,
       staticPeers: this.#config.peers,
       remembered: await loadPeers(this.#persist),
+      isRadio: (host) => links.isRadio(host),
       // Devices of its board have what this one will need, whether or not they carry what others need.
       neighbours: {
         isPreferred: (id) => sync.book.get(id)?.record.board === board,

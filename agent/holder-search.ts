@@ -9,17 +9,21 @@ const MAX_SOUGHT = 3
 
 /**
  * Neighbours need not have what this device needs. When nothing of it comes, devices are looked for that say in their record
- * that they hold the whole of it.
+ * that they hold the whole of it. A device on a radio looks for one on a wire, too, while only other stations near it hold it:
+ * from those everything takes the air up twice.
  */
 export class HolderSearch {
   readonly #book: RecordBook
   readonly #node: FleetNode
+  readonly #isOnRadio: () => boolean
   #bytes = 0
   #movedMs = -Infinity
 
-  constructor(book: RecordBook, node: FleetNode) {
+  /** @param isOnRadio - whether all links of this device are radios */
+  constructor(book: RecordBook, node: FleetNode, isOnRadio: () => boolean) {
     this.#book = book
     this.#node = node
+    this.#isOnRadio = isOnRadio
   }
 
   /**
@@ -34,12 +38,17 @@ export class HolderSearch {
     const holders = this.#book
       .all(nowMs)
       .filter(({ ageMs, signed: { record } }) => ageMs < RECENT_MS && record.holds.includes(release))
-      .map(({ signed: { record } }) => record.device)
-      .filter((id) => id !== this.#node.id)
-    const isNear = holders.some((id) => this.#node.isMember(id))
-    if (isNear && nowMs - this.#movedMs < STUCK_MS) return
+      .map(({ signed: { record } }) => record)
+      .filter(({ device }) => device !== this.#node.id)
+    const isHolder = new Set(holders.map(({ device }) => device))
+    const near = this.#node.members().filter(({ id }) => isHolder.has(id))
+    const isMoving = near.length > 0 && nowMs - this.#movedMs < STUCK_MS
+    if (isMoving && (!this.#isOnRadio() || near.some(({ radioHops }) => radioHops < 2))) return
     // In random order: at seeding everybody looks for the same few.
-    const far = holders.filter((id) => !this.#node.isMember(id)).sort(() => Math.random() - 0.5)
+    const far = holders
+      .filter(({ device, radio }) => !this.#node.isMember(device) && !(isMoving && radio))
+      .map(({ device }) => device)
+      .sort(() => Math.random() - 0.5)
     let sought = 0
     for (const id of far) {
       if (sought >= MAX_SOUGHT) return

@@ -85,6 +85,7 @@ function peersCommand(): Command {
         ['NAME', (peer) => String(peer['name'])],
         ['BOARD', (peer) => String(peer['board'])],
         ['ADDRESS', (peer) => String(peer['address'])],
+        ['RADIO HOPS', (peer) => String(peer['radioHops'])],
         ['ID', (peer) => String(peer['id'])],
       ],
       options,

@@ -4,6 +4,7 @@ import type { RecordBook } from '../../protocol/gossip/record-book.ts'
 import type { Certificate } from '../../protocol/membership/certificate.ts'
 import type { FleetNode } from '../../protocol/network/fleet-node.ts'
 import type { Identity } from '../../protocol/network/identity.ts'
+import type { OwnLinks } from '../../protocol/network/own-links.ts'
 import { parseRelease, type Release, releaseBytes } from '../../protocol/release/description.ts'
 import { shape } from '../../protocol/shape.ts'
 import { freshness, timeFloorMs } from '../../protocol/trust/time-floor.ts'
@@ -29,6 +30,7 @@ export type AgentView = {
   readonly boot: Disk
   readonly control: BootControl
   readonly node: FleetNode
+  readonly links: OwnLinks
   readonly updater: Updater
   readonly carrier: Carrier
   readonly trust: TrustKeeper
@@ -47,6 +49,7 @@ export function buildRecord({
   updater,
   carrier,
   trust,
+  links,
 }: AgentView): Omit<DeviceRecord, 'seq'> {
   const { running } = updater
   const { target, failed, halted } = updater.state
@@ -73,6 +76,7 @@ export function buildRecord({
     trust: trust.versions,
     holdReason: updater.waitingFor.slice(0, 200),
     labels: config.labels,
+    radio: links.isAllRadio,
   }
 }
 
@@ -89,7 +93,7 @@ export function agentRoutes(view: AgentView): LocalApi {
     'GET /peers': () =>
       node
         .members()
-        .map(({ id, certificate, address }) => ({ id, name: certificate.name, board: certificate.board, address })),
+        .map(({ id, certificate: { name, board }, address, radioHops }) => ({ id, name, board, address, radioHops })),
     'GET /events': () => log.since(0),
     'GET /fleet': () => fleetRows(view.book.all(performance.now())),
     'GET /releases': () => describeReleases(view),

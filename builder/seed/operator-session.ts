@@ -9,6 +9,7 @@ import { admit, parseCertificate } from '../../protocol/membership/certificate.t
 import { BulkListener } from '../../protocol/network/bulk-channel.ts'
 import { ExchangeDriver, type ExchangeEvents } from '../../protocol/network/exchange-driver.ts'
 import { FleetNode, type Member, TOPICS } from '../../protocol/network/fleet-node.ts'
+import { OwnLinks } from '../../protocol/network/own-links.ts'
 import { identityFromSeed } from '../../protocol/network/identity.ts'
 import { METADATA_PROTOCOL, serveBundle } from '../../protocol/network/metadata-exchange.ts'
 import { answerRecords, askRecords, RECORD_SYNC_PROTOCOL, type SyncSide } from '../../protocol/network/record-sync.ts'
@@ -79,6 +80,7 @@ export class OperatorSession {
     const set = repository.trustedSet()
     const bundle = repository.bundle()
     const policy = repository.policy()
+    const links = new OwnLinks()
     const node = await FleetNode.start({
       identity: identityFromSeed(this.#options.seed),
       certificate: this.#options.certificate,
@@ -93,6 +95,7 @@ export class OperatorSession {
       discovery: false,
       staticPeers: [],
       remembered: [],
+      isRadio: (host) => links.isRadio(host),
       events: {
         member: (member) => this.#joined(member),
         memberGone: (id) => this.#driver?.memberGone(id),
@@ -157,7 +160,7 @@ export class OperatorSession {
   }
 
   #joined(member: Member): void {
-    this.#driver?.memberJoined(member.id)
+    this.#driver?.memberJoined(member.id, member.radioHops)
     void this.#sync(member.id)
   }
 

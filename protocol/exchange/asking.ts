@@ -1,3 +1,4 @@
+import { Airtime, type RadioHops } from './airtime.ts'
 import { Bitmap } from './bitmap.ts'
 import { chooseChunks } from './choose-chunks.ts'
 import type { HeldArtifact } from './held-artifact.ts'
@@ -31,6 +32,7 @@ type Source = {
   lastChunkMs: number
   bytesThisSecond: number
   unaskedBytes: number
+  readonly radioHops: RadioHops
 }
 
 export type AskingEffects = {
@@ -52,7 +54,8 @@ const SAMPLE = 256
 /**
  * The asking side of the exchange: whom to ask for which chunk. Rarest chunk first with random ties; a window of bytes
  * per peer that follows its rate; a chunk is asked of one peer, and of two only in the endgame. A source of everything
- * chooses itself, as long as it has something that it gave to nobody: only it can know.
+ * chooses itself, as long as it has something that it gave to nobody: only it can know. What a source with fewer radio
+ * hops holds is left to it.
  * @see protocol/spec/exchange.md, "Rules of the asking side"
  */
 export class Asking {
@@ -65,8 +68,9 @@ export class Asking {
   #lastRateMs = 0
   #totalInFlight = 0
   readonly #budget = new TokenBucket(Infinity, 0)
+  readonly #airtime = new Airtime()
   #isClosed: (peer: string) => boolean = () => false
-  #isLimited = false
+  #receiveRate = Infinity
 
   constructor(
     limits: ExchangeLimits,
@@ -84,11 +88,11 @@ export class Asking {
   limit(receiveRate: number, isClosed: (peer: string) => boolean): void {
     this.#budget.setRate(receiveRate, this.#nowMs)
     this.#isClosed = isClosed
-    this.#isLimited = receiveRate !== Infinity
+    this.#receiveRate = receiveRate
   }
 
   get isLimited(): boolean {
-    return this.#isLimited
+    return this.#receiveRate !== Infinity
   }
 
   /** Bytes asked for and not yet on disk. */
@@ -109,9 +113,13 @@ export class Asking {
     return this.#sources.get(peer)?.has.get(artifact)?.count ?? 0
   }
 
-  /** A stream for questions is open: everything wanted is asked about. */
-  joined(peer: string): void {
+  /**
+   * A stream for questions is open: everything wanted is asked about.
+   * @param hops - undefined: as before, or none
+   */
+  joined(peer: string, hops: RadioHops | undefined): void {
     const unaskedBytes = this.#sources.get(peer)?.unaskedBytes ?? 0
+    const radioHops = hops ?? this.#sources.get(peer)?.radioHops ?? 0
     this.left(peer)
     this.#sources.set(peer, {
       has: new Map(),
@@ -122,6 +130,7 @@ export class Asking {
       lastChunkMs: this.#nowMs,
       bytesThisSecond: 0,
       unaskedBytes,
+      radioHops,
     })
     this.askAgain(peer)
   }
@@ -234,7 +243,9 @@ export class Asking {
   tick(): void {
     const elapsedMs = this.#nowMs - this.#lastRateMs
     if (elapsedMs >= 1_000) {
-      for (const source of this.#sources.values()) this.#adapt(source, elapsedMs)
+      const sources = [...this.#sources.values()]
+      this.#airtime.tick(sources, elapsedMs, this.#receiveRate)
+      for (const source of sources) this.#adapt(source, elapsedMs)
       this.#lastRateMs = this.#nowMs
     }
     for (const [peer, source] of this.#sources) {
@@ -279,12 +290,24 @@ export class Asking {
       // Asked again when half of the window is empty: a message for every other chunk, not for each.
       if (source.inFlightBytes > source.windowBytes * 0.5 || this.#isClosed(peer)) continue
       for (const [artifact, held] of wanted) {
-        const has = source.has.get(artifact)
+        const has = this.#worthAsking(source, artifact)
         if (has === undefined || has.count === 0) continue
         this.#ask(peer, source, artifact, held, has)
         if (source.inFlightBytes >= source.windowBytes) break
       }
     }
+  }
+
+  /** What a source has, but for what others with fewer radio hops have. */
+  #worthAsking(source: Source, artifact: string): Bitmap | undefined {
+    const has = source.has.get(artifact)
+    if (has === undefined || !this.#airtime.spares(source.radioHops)) return has
+    const nearer: Bitmap[] = []
+    for (const [peer, other] of this.#sources) {
+      const theirs = other.radioHops < source.radioHops ? other.has.get(artifact) : undefined
+      if (theirs !== undefined && !this.#isClosed(peer)) nearer.push(theirs)
+    }
+    return nearer.length === 0 ? has : has.without(nearer)
   }
 
   #ask(peer: string, source: Source, artifact: string, held: HeldArtifact, has: Bitmap): void {

@@ -48,6 +48,14 @@ export class Bitmap {
     return true
   }
 
+  /** What is here and in none of the others. */
+  without(others: readonly Bitmap[]): Bitmap {
+    const bytes = this.bytes.slice()
+    for (const other of others)
+      for (let at = 0; at < bytes.length; at += 1) bytes[at] = (bytes[at] ?? 0) & ~(other.bytes[at] ?? 0)
+    return new Bitmap(this.size, bytes)
+  }
+
   clone(): Bitmap {
     return new Bitmap(this.size, this.bytes.slice())
   }

@@ -1,5 +1,6 @@
 import { dropOldest } from '../bounded-map.ts'
 import type { ChunkIndex } from '../chunks/chunk-index.ts'
+import type { RadioHops } from './airtime.ts'
 import { Asking } from './asking.ts'
 import { Bitmap } from './bitmap.ts'
 import { HeldArtifact } from './held-artifact.ts'
@@ -9,7 +10,8 @@ import { Serving } from './serving.ts'
 
 /** What happened: the only way anything gets into the engine. Times are monotonic milliseconds. */
 export type ExchangeInput =
-  | { readonly type: 'peer-joined'; readonly peer: string }
+  /** `radioHops` is kept when a peer joins again without saying. */
+  | { readonly type: 'peer-joined'; readonly peer: string; readonly radioHops?: RadioHops }
   | { readonly type: 'peer-left'; readonly peer: string }
   /** There is a new way to the peer: everything wanted is asked about again, what is under way stays. */
   | { readonly type: 'ask-again'; readonly peer: string }
@@ -106,7 +108,7 @@ export class ExchangeEngine {
       case 'peer-joined':
         this.#peers.add(input.peer)
         this.#serving.joined(input.peer)
-        this.#asking.joined(input.peer)
+        this.#asking.joined(input.peer, input.radioHops)
         break
       case 'peer-left':
         this.#peers.delete(input.peer)

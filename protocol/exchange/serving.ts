@@ -12,6 +12,8 @@ type Asker = {
   readonly queue: Wish[]
   /** When the chunk that is under way to it was begun. */
   servingSinceMs: number | undefined
+  /** Rises with every chunk that is begun: the larger, the more recently it was served. */
+  turn: number
 }
 
 export type ServingEffects = {
@@ -50,6 +52,7 @@ export class Serving {
   readonly #effects: ServingEffects
   readonly #askers = new Map<string, Asker>()
   #nowMs = 0
+  #turns = 0
 
   constructor(
     limits: ExchangeLimits,
@@ -79,7 +82,8 @@ export class Serving {
 
   joined(peer: string): void {
     // Our own stream to it was opened anew; what it asked on its stream still holds.
-    if (!this.#askers.has(peer)) this.#askers.set(peer, { asked: new Set(), queue: [], servingSinceMs: undefined })
+    if (!this.#askers.has(peer))
+      this.#askers.set(peer, { asked: new Set(), queue: [], servingSinceMs: undefined, turn: 0 })
   }
 
   left(peer: string): void {
@@ -196,17 +200,22 @@ export class Serving {
     for (let next = this.#neediest(); next !== undefined; next = this.#neediest()) this.#serve(next)
   }
 
-  /** The peer that is served next, or undefined when nobody waits or enough is under way. */
+  /**
+   * The peer that is served next, or undefined when nobody waits or enough is under way. Of those with as few chunks, the one
+   * that waited longest: a source that wants nothing itself is not told how many they have.
+   */
   #neediest(): string | undefined {
     let uploads = 0
     let neediest: string | undefined
     let fewest = Infinity
-    for (const [peer, { queue, servingSinceMs }] of this.#askers) {
+    let leastTurn = Infinity
+    for (const [peer, { queue, servingSinceMs, turn }] of this.#askers) {
       if (servingSinceMs !== undefined) uploads += this.#nowMs - servingSinceMs < SLOW_MS ? 1 : 0
       else if (queue[0] !== undefined) {
         const count = this.#effects.countOf(peer, queue[0].artifact)
-        if (count >= fewest) continue
+        if (count > fewest || (count === fewest && turn > leastTurn)) continue
         fewest = count
+        leastTurn = turn
         neediest = peer
       }
     }
@@ -227,6 +236,7 @@ export class Serving {
       }
       held.give(chunk)
       asker.servingSinceMs = this.#nowMs
+      asker.turn = this.#turns += 1
       this.#effects.serve(peer, wish.artifact, chunk)
       return
     }

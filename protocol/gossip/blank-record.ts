@@ -15,4 +15,5 @@ export const BLANK_RECORD: Omit<DeviceRecord, 'device' | 'seq'> = {
   trust: { root: 1, timestamp: 1 },
   holdReason: '',
   labels: {},
+  radio: false,
 }

@@ -50,6 +50,8 @@ export type DeviceRecord = {
   readonly trust: { readonly root: number; readonly timestamp: number }
   readonly holdReason: string
   readonly labels: Readonly<Record<string, string>>
+  /** All its links are radios. */
+  readonly radio: boolean
 }
 
 /** A record as it travels: with the device's certificate, so that a third party can tell that a member speaks. */
@@ -150,5 +152,6 @@ function parseFields(signed: ReturnType<typeof shape.object>, device: string, wh
     },
     holdReason: text(signed['holdReason'], 'holdReason', 200),
     labels: Object.fromEntries(labels.map(([key, value]) => [text(key, 'labels', 64), text(value, 'labels', 64)])),
+    radio: shape.boolean(signed['radio'] ?? false, `${what}: radio`),
   }
 }

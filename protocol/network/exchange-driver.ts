@@ -13,6 +13,7 @@ import {
   parseExchangeMessage,
 } from '../exchange/messages.ts'
 import { BlobRequests, MAX_BLOB_REQUESTS } from './blob-requests.ts'
+import type { RadioHops } from '../exchange/airtime.ts'
 import { type BulkListener, type BulkSession, MAX_QUESTION_BYTES } from './bulk-channel.ts'
 import { BulkLinks, sendChunk } from './bulk-links.ts'
 import type { FleetNode } from './fleet-node.ts'
@@ -86,8 +87,8 @@ export class ExchangeDriver {
     this.#bulk.stop()
   }
 
-  memberJoined(peer: string): void {
-    this.#apply({ type: 'peer-joined', peer })
+  memberJoined(peer: string, radioHops: RadioHops): void {
+    this.#apply({ type: 'peer-joined', peer, radioHops })
     void this.#openAsking(peer)
   }
 

@@ -5,6 +5,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import type { Libp2p } from 'libp2p'
 import { dropOldest } from '../bounded-map.ts'
 import { FlotillaError, isFlotillaError, isOffence, messageOf } from '../errors.ts'
+import type { RadioHops } from '../exchange/airtime.ts'
 import { admit, type Certificate, parseCertificate, type SignedCertificate } from '../membership/certificate.ts'
 import type { FleetPolicy } from '../membership/fleet-policy.ts'
 import { Admissions } from './admissions.ts'
@@ -27,6 +28,8 @@ export type Member = {
   readonly certificate: Certificate
   readonly trust: TrustVersions
   readonly address: string
+  /** Ends of the connection that are radios. */
+  readonly radioHops: RadioHops
 }
 
 /** Pass it on, keep it for oneself, or hold it against who told it. */
@@ -67,6 +70,8 @@ export type FleetNodeOptions = {
   readonly remembered: readonly KnownPeer[]
   /** Which peers are of more use than others, and which are not in use at the moment; without it all are alike. */
   readonly neighbours?: NeighbourRules
+  /** Whether a host is reached by radio; without it everything is a wire. */
+  readonly isRadio?: (host: string) => boolean
   readonly events: FleetNodeEvents
 }
 
@@ -437,7 +442,7 @@ export class FleetNode {
       return
     }
     try {
-      const hello = await sayHello(connection, this.#hello())
+      const hello = await sayHello(connection, this.#hello(connection))
       if (hello.type === 'refused') {
         for (const peer of hello.peers) this.learn(peer)
         if (hello.code === 'BUSY') this.#static.turnedAwayBy(connection, performance.now())
@@ -476,7 +481,7 @@ export class FleetNode {
       await this.#refuseTwice(id, connection)
       const isFull = this.#neighbours().length >= NEIGHBOURS.most && !this.#members.has(id)
       if (isFull && !capabilities.includes('operator')) throw new FlotillaError('BUSY', 'neighbours enough')
-      frames.send(encodeHello(this.#hello()))
+      frames.send(encodeHello(this.#hello(connection)))
       this.#join(id, signed, hello, connection)
       await frames.close()
     } catch (error) {
@@ -512,13 +517,18 @@ export class FleetNode {
       .map(({ id, addresses }) => ({ id, addresses: addresses.slice(0, 2) }))
   }
 
-  #hello(): Hello {
+  #hello(connection: Connection): Hello {
     return {
       type: 'hello',
       certificate: this.#options.certificate,
       trust: this.#options.trust(),
       addresses: this.addresses(),
+      radio: this.#isRadio(connection),
     }
+  }
+
+  #isRadio({ remoteAddr }: Connection): boolean {
+    return this.#options.isRadio?.(hostIn(remoteAddr.toString()) ?? '') ?? false
   }
 
   #admit(hello: Extract<Hello, { type: 'hello' }>, connection: Connection): void {
@@ -541,7 +551,9 @@ export class FleetNode {
     })
     this.#dialer.learn(id, connection.direction === 'outbound' ? [remote, ...addresses] : addresses, true)
     const known = this.#members.get(id)
-    const member: Member = { id, certificate, trust: hello.trust, address: remote }
+    const ends = [this.#isRadio(connection), hello.radio]
+    const radioHops = ends.every(Boolean) ? 2 : ends.some(Boolean) ? 1 : 0
+    const member: Member = { id, certificate, trust: hello.trust, address: remote, radioHops }
     this.#admissions.admit(connection)
     if (known === undefined) this.#joinedMs.set(id, performance.now())
     this.#members.set(id, member)

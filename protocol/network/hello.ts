@@ -15,6 +15,8 @@ export type Hello =
       readonly trust: TrustVersions
       /** Multiaddrs under which the sender says it listens; a claim, only ever used to dial. */
       readonly addresses: readonly string[]
+      /** The sender's end of this connection is a radio. */
+      readonly radio: boolean
     }
   /** With BUSY: some others that may have room. */
   | { readonly type: 'refused'; readonly code: ErrorCode; readonly peers: readonly KnownPeer[] }
@@ -53,6 +55,7 @@ export function parseHello(bytes: Uint8Array): Hello {
       timestamp: shape.integer(trust['timestamp'], 'hello: trust.timestamp', 0),
     },
     addresses: shape.array(json['addresses'], 'hello: addresses', 8).map((item) => parseAddress(item)),
+    radio: shape.boolean(json['radio'] ?? false, 'hello: radio'),
   }
 }
 

@@ -67,6 +67,27 @@ describe('a fleet on bad radio', () => {
     expect((await fleet.status('wired')).servedBytes).toBeGreaterThanOrEqual(BYTES)
   })
 
+  it('stations leave to a wired device what it holds, and get it from each other once it is gone', async () => {
+    const stations = ['s1', 's2', 's3']
+    const settings = (name: string) => (name === 'wired' ? {} : { radios: ['eth0'] })
+    await start(namespaceNetwork(100, { shared: true }), ['wired', ...stations], settings)
+    for (const name of ['wired', ...stations]) await untilPeers(name, 3)
+    const peers = (await fleet.ask('s1', '/peers')) as { name: string; radioHops: number }[]
+    expect(Object.fromEntries(peers.map(({ name, radioHops }) => [name, radioHops]))).toEqual({
+      wired: 1,
+      s2: 2,
+      s3: 2,
+    })
+    const id = await seed('wired', 2)
+    for (const name of stations) await untilHolds(fleet, name, id)
+    const served = await Promise.all(stations.map(async (name) => (await fleet.status(name)).servedBytes))
+    expect(served.reduce((sum, bytes) => sum + bytes)).toBeLessThan(BYTES / 10)
+    await fleet.powerOff('wired')
+    await fleet.addDevice('late', 'odroid-xu', 'odroid-xu@1', { radios: ['eth0'] })
+    fleet.start('late')
+    await untilHolds(fleet, 'late', id)
+  })
+
   it('goes on where it was when an address changes in the middle', async () => {
     await start(namespaceNetwork(40), ['a1', 'mover'])
     await untilPeers('mover', 1)

@@ -50,6 +50,7 @@ const record: DeviceRecord = {
   trust: { root: 1, timestamp: 2 },
   holdReason: '',
   labels: { cell: 'hall' },
+  radio: true,
 }
 const index = encodeChunkIndex(
   [3, 5, 7].map((lengthBytes) => ({ sha256: createHash('sha256').update(String(lengthBytes)).digest(), lengthBytes })),
@@ -98,7 +99,13 @@ export const DECODERS: Readonly<Record<string, Decoder>> = {
   engine: decoder([script(frames), script([...frames, ...frames])], runEngine),
   hello: decoder(
     [
-      encodeHello({ type: 'hello', certificate, trust: { root: 1, timestamp: 2 }, addresses: ['/ip4/10.0.0.1/tcp/1'] }),
+      encodeHello({
+        type: 'hello',
+        certificate,
+        trust: { root: 1, timestamp: 2 },
+        addresses: ['/ip4/10.0.0.1/tcp/1'],
+        radio: true,
+      }),
       encodeHello({ type: 'refused', code: 'REVOKED', peers: [] }),
     ],
     (bytes) => {

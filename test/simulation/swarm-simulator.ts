@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { type ChunkIndex, encodeChunkIndex } from '../../protocol/chunks/chunk-index.ts'
 import { Bitmap } from '../../protocol/exchange/bitmap.ts'
 import { type ExchangeEffect, ExchangeEngine, type ExchangeInput } from '../../protocol/exchange/engine.ts'
+import type { RadioHops } from '../../protocol/exchange/airtime.ts'
 import type { ExchangeMessage } from '../../protocol/exchange/messages.ts'
 import { EventQueue } from './event-queue.ts'
 import { seededRandom } from './seeded-random.ts'
@@ -18,6 +19,8 @@ export type SwarmScenario = {
   readonly rate: (device: number) => number
   /** All devices share one medium of this rate, in bytes per millisecond (an access point without wires); 0: a switch. */
   readonly sharedRate: number
+  /** Devices behind the access point, by wire: what comes from them crosses the medium once, between stations twice. */
+  readonly wired: (device: number) => boolean
   /** Every so often a random device other than the seed is cut off for `awayMs`; 0 never. */
   readonly churnEveryMs: number
   readonly awayMs: number
@@ -94,7 +97,7 @@ export class SwarmSimulator {
     this.#nodes.forEach((node, at) => {
       if (at === 0) this.#step(at, { type: 'offer-artifact', index: this.#index, have: node.have })
       else this.#step(at, { type: 'want-artifact', index: this.#index, have: node.have, priority: 0 })
-      for (const other of node.neighbours) this.#step(at, { type: 'peer-joined', peer: String(other) })
+      for (const other of node.neighbours) this.#peerJoined(at, other)
       this.#tick(at)
     })
     if (this.#scenario.churnEveryMs > 0) this.#queue.after(this.#scenario.churnEveryMs, () => this.#churn())
@@ -115,11 +118,12 @@ export class SwarmSimulator {
     }
   }
 
-  /** F / min(u_seed, (u_seed + Σu) / N, d_min); on a shared medium every copy crosses it, twice between stations. */
+  /** F / min(u_seed, (u_seed + Σu) / N, d_min); every copy for a station crosses the medium, from another station twice. */
   #bound(): number {
-    const { chunks, devices, rate, sharedRate } = this.#scenario
+    const { chunks, devices, rate, sharedRate, wired } = this.#scenario
     const bytes = chunks * CHUNK_BYTES
-    if (sharedRate > 0) return (bytes * (devices - 1)) / sharedRate
+    const stations = this.#nodes.filter((_, at) => at > 0 && !wired(at)).length
+    if (sharedRate > 0) return Math.max((bytes * stations * (wired(0) ? 1 : 2)) / sharedRate, bytes / rate(0))
     const rates = this.#nodes.map((_, at) => rate(at))
     const sum = rates.reduce((total, one) => total + one, 0)
     return bytes / Math.min(rate(0), sum / (devices - 1), ...rates.slice(1))
@@ -166,12 +170,22 @@ export class SwarmSimulator {
         node.up = true
         for (const other of node.neighbours) {
           if (this.#nodes[other]?.up !== true) continue
-          this.#step(other, { type: 'peer-joined', peer: String(at) })
-          this.#step(at, { type: 'peer-joined', peer: String(other) })
+          this.#peerJoined(other, at)
+          this.#peerJoined(at, other)
         }
       })
     }
     this.#queue.after(this.#scenario.churnEveryMs, () => this.#churn())
+  }
+
+  #peerJoined(at: number, other: number): void {
+    this.#step(at, { type: 'peer-joined', peer: String(other), radioHops: this.#radioHops(at, other) })
+  }
+
+  #radioHops(a: number, b: number): RadioHops {
+    const { sharedRate, wired } = this.#scenario
+    const stations = [a, b].filter((device) => !wired(device)).length
+    return sharedRate === 0 || stations === 0 ? 0 : stations === 1 ? 1 : 2
   }
 
   #step(at: number, input: ExchangeInput): void {
@@ -226,8 +240,10 @@ export class SwarmSimulator {
     if (bytes <= MESSAGE_BYTES) {
       leftMs = nowMs // small ones overtake bulk, as on a connection of their own
       arrivedMs = nowMs + latencyMs
-    } else if (sharedRate > 0) {
-      this.#mediumFreeMs = Math.max(nowMs, this.#mediumFreeMs) + bytes / sharedRate
+    } else if (this.#radioHops(from, to) > 0) {
+      sender.sendFreeMs = Math.max(nowMs, sender.sendFreeMs) + bytes / rate(from)
+      const airtimeMs = (this.#radioHops(from, to) * bytes) / sharedRate
+      this.#mediumFreeMs = Math.max(sender.sendFreeMs, this.#mediumFreeMs + airtimeMs)
       leftMs = this.#mediumFreeMs
       arrivedMs = leftMs + latencyMs
     } else {

@@ -16,11 +16,15 @@ export function scenario(change: Partial<SwarmScenario>): SwarmScenario {
     latencyMs: 1,
     rate: () => RATE,
     sharedRate: 0,
+    wired: () => false,
     churnEveryMs: 0,
     awayMs: 0,
     ...change,
   }
 }
+
+/** The seed is on the wire behind an access point of the same rate, the others are its stations. */
+export const STATIONS = { opens: 0, sharedRate: RATE, wired: (device: number) => device === 0 } as const
 
 /** What is run for the table in the repository: name and scenario. */
 export const SCENARIOS: readonly (readonly [string, Partial<SwarmScenario>])[] = [
@@ -36,7 +40,11 @@ export const SCENARIOS: readonly (readonly [string, Partial<SwarmScenario>])[] =
     { devices: 101, rate: (device) => (device % 2 === 1 ? RATE / 4 : RATE) },
   ],
   ['1 + 100, one cut off every 0.2 s for 2 s', { devices: 101, churnEveryMs: 200, awayMs: 2_000 }],
-  ['1 + 4 on one shared medium', { devices: 5, opens: 0, sharedRate: RATE }],
+  ['1 + 4 stations of an access point', { devices: 5, opens: 0, sharedRate: RATE }],
+  ['1 wired + 8 stations', { ...STATIONS }],
+  ['1 wired + 24 stations', { ...STATIONS, devices: 25 }],
+  ['1 wired + 8 stations, wire of 5 Mbit/s', { ...STATIONS, rate: (device) => (device === 0 ? RATE / 20 : RATE) }],
+  ['4 wired + 8 stations', { ...STATIONS, devices: 12, wired: (device) => device < 4 }],
 ]
 const SEEDS = [1, 2, 3]
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { SwarmSimulator } from './swarm-simulator.ts'
-import { RATE, scenario } from './swarm-table.ts'
+import { RATE, scenario, STATIONS } from './swarm-table.ts'
 
 /** Ratios that a change of the engine must not make worse; the table in this folder has more of them, and 300 devices. */
 describe('the exchange engine in virtual time', () => {
@@ -32,6 +32,22 @@ describe('the exchange engine in virtual time', () => {
     ).run()
     expect(result.lastMs / result.boundMs).toBeLessThan(1.4)
     expect(result.firstMs).toBeLessThan(result.boundMs * 0.6)
+  })
+
+  it.each([1, 2])(
+    'leaves what a wired device holds to that one, since between stations it takes the air twice (seed %i)',
+    (seed) => {
+      const result = new SwarmSimulator(scenario({ ...STATIONS, seed })).run()
+      expect(result.lastMs / result.boundMs).toBeLessThan(1.1)
+      expect(result.seedCopies).toBe(8)
+    },
+  )
+
+  it('does not wait for a wired device that hardly sends', () => {
+    const slow = scenario({ ...STATIONS, rate: (device) => (device === 0 ? RATE / 20 : RATE) })
+    const result = new SwarmSimulator(slow).run()
+    expect(result.lastMs / result.boundMs).toBeLessThan(1.7)
+    expect(result.seedCopies).toBeLessThan(2)
   })
 
   it('wastes nothing on a shared medium', () => {

@@ -2,21 +2,8 @@ import { describe, expect, it } from 'vitest'
 import { MemoryDisk } from '../store/memory-disk.ts'
 import { DayCount } from './day-count.ts'
 import { MovedBytes } from './moved-bytes.ts'
-import { linkTowards } from './own-links.ts'
 
-const LINKS = [
-  { name: 'eth0', cidr: '10.0.0.7/8' },
-  { name: 'wlan0', cidr: '10.1.2.3/24' },
-  { name: 'eth0', cidr: 'fd77::1/64' },
-]
 const DAY_MS = 86_400_000
-
-describe('the interface towards a host', () => {
-  it('is the one whose network it is in, the smallest of several, and another when there is none', () => {
-    const hosts = ['10.9.9.9', '10.1.2.9', 'fd77::9', '192.168.1.1', 'fd88::1', '']
-    expect(hosts.map((host) => linkTowards(host, LINKS))).toEqual(['eth0', 'wlan0', 'eth0', 'other', 'other', 'other'])
-  })
-})
 
 describe("a day's traffic", () => {
   it('is counted by interface, survives a restart, and ends with the day, which never goes back', async () => {

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { BlockList, isIPv4 } from 'node:net'
 import { networkInterfaces } from 'node:os'
 
@@ -28,24 +29,52 @@ export function linkTowards(host: string, links: readonly OwnLink[]): string {
   return found[0]?.name ?? 'other'
 }
 
-/** Knows over which interface each host is reached, as of the last seconds. */
+/** Knows over which interface each host is reached, and whether that is a radio, as of the last seconds. */
 export class OwnLinks {
+  readonly #radios: readonly string[]
   readonly #byHost = new Map<string, string>()
   #links: readonly OwnLink[] = []
   #lookedMs = -Infinity
+  #isAllRadio = false
+
+  /** @param radios - interfaces that are radios though Linux does not call them so, such as the wire to a radio bridge */
+  constructor(radios: readonly string[] = []) {
+    this.#radios = radios
+  }
 
   /** @returns the interface's name, or `other` */
   towards(host: string): string {
-    if (performance.now() - this.#lookedMs > FRESH_MS) {
-      this.#lookedMs = performance.now()
-      this.#links = readLinks()
-      this.#byHost.clear()
-    }
+    this.#look()
     const known = this.#byHost.get(host)
     if (known !== undefined) return known
     const name = linkTowards(host, this.#links)
     this.#byHost.set(host, name) // forgotten every ten seconds: never more than there are members
     return name
+  }
+
+  /** Whether a host is reached by radio; one behind a router is when there is nothing else. */
+  isRadio(host: string): boolean {
+    const name = this.towards(host)
+    return name === 'other' ? this.#isAllRadio : this.#isRadioLink(name)
+  }
+
+  /** Every interface with an address is a radio. */
+  get isAllRadio(): boolean {
+    this.#look()
+    return this.#isAllRadio
+  }
+
+  #look(): void {
+    if (performance.now() - this.#lookedMs <= FRESH_MS) return
+    this.#lookedMs = performance.now()
+    this.#links = readLinks()
+    this.#byHost.clear()
+    const outside = this.#links.filter(({ name }) => name !== 'lo')
+    this.#isAllRadio = outside.length > 0 && outside.every(({ name }) => this.#isRadioLink(name))
+  }
+
+  #isRadioLink(name: string): boolean {
+    return this.#radios.includes(name) || existsSync(`/sys/class/net/${name}/phy80211`)
   }
 }
 
