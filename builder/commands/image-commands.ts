@@ -7,7 +7,8 @@ import { makeSbom } from '../buildroot/sbom.ts'
 import { runMakeOnTerminal } from '../buildroot/run-make.ts'
 import { compareImages, describeDifference } from '../images/compare-images.ts'
 import { boardName, MANIFEST, readManifest } from '../images/image-manifest.ts'
-import { readMedium, requireWritable, writeMedium } from '../images/medium.ts'
+import { type Medium, readMedium, readTable, requireWritable, writeMedium } from '../images/medium.ts'
+import { type ByteRange, planInstall } from '../images/plan-install.ts'
 import { writeDiskImage } from '../images/write-disk-image.ts'
 import { type Board, readBoard } from '../layers/board.ts'
 import { openCatalogue } from '../layers/open-chain.ts'
@@ -65,6 +66,7 @@ export function imageCommand(): Command {
     .description('disk images: make one of a device that was laid out, write it to a card or disk')
     .addCommand(makeCommand())
     .addCommand(writeCommand())
+    .addCommand(installCommand())
 }
 
 function makeCommand(): Command {
@@ -137,27 +139,69 @@ function writeCommand(): Command {
       '\nA disk that is mounted, used or too small is refused.\n\nExample:\n  flotilla image write robot-3.img /dev/sdb',
     )
     .action(async (image: string, device: string, options: { yes?: boolean }) => {
-      const { size } = statSync(image, { throwIfNoEntry: false }) ?? {}
-      if (size === undefined) throw new FlotillaError('NOT_FOUND', `write ${image}: there is no such file`)
       const medium = readMedium(device)
-      requireWritable(medium, size)
-      const what = `${medium.path} ${medium.model} ${formatBytes(medium.lengthBytes)}`.replaceAll(/ +/g, ' ')
-      if (options.yes !== true) await confirmLoss(what, medium.path)
-      const view = new LiveView()
-      let shown = -1
-      writeMedium(image, medium.path, (share) => {
-        const percent = Math.floor(share * 100)
-        if (percent === shown || (!process.stderr.isTTY && percent % 10 !== 0)) return
-        shown = percent
-        view.draw([`${bar(percent, 30)} ${percent} %  ${percent < 50 ? 'writing' : 'reading back'}`])
-      })
+      requireWritable(medium, sizeOfImage(image))
+      const what = describeMedium(medium)
+      if (options.yes !== true) await confirmLoss(`everything on ${what}`, medium.path)
+      writeWithProgress(image, medium.path, undefined)
       process.stdout.write(`${image} is on ${what}, read back and the same\n`)
     })
 }
 
+function installCommand(): Command {
+  return new Command('install')
+    .description(
+      'put the boot loader and boot area of an image onto a medium that has them; its persist partition stays',
+    )
+    .argument('<image>')
+    .argument('<device>', 'a whole disk that was written with flotilla image write, such as /dev/sdb')
+    .option('--yes', 'do not ask')
+    .addHelpText(
+      'after',
+      `
+For a device that does not start any more, or to put another release onto a card by hand: identity, containers and data stay
+what they are, since the partition with them is not touched. A disk that is mounted or laid out otherwise is refused. Ended
+in the middle, it can be done again.
+
+Example:
+  flotilla image install robot-3.img /dev/sdb`,
+    )
+    .action(async (image: string, device: string, options: { yes?: boolean }) => {
+      sizeOfImage(image)
+      const medium = readMedium(device)
+      const ranges = planInstall(readTable(image), readTable(medium.path))
+      requireWritable(medium, Math.max(...ranges.map(({ toBytes }) => toBytes)))
+      const what = describeMedium(medium)
+      if (options.yes !== true) await confirmLoss(`what ${what} boots (not its persist partition)`, medium.path)
+      writeWithProgress(image, medium.path, ranges)
+      process.stdout.write(`the boot area of ${image} is on ${what}, read back and the same; persist was not touched\n`)
+    })
+}
+
+function sizeOfImage(image: string): number {
+  const { size } = statSync(image, { throwIfNoEntry: false }) ?? {}
+  if (size === undefined) throw new FlotillaError('NOT_FOUND', `write ${image}: there is no such file`)
+  return size
+}
+
+function describeMedium({ path, model, lengthBytes }: Medium): string {
+  return `${path} ${model} ${formatBytes(lengthBytes)}`.replaceAll(/ +/g, ' ')
+}
+
+function writeWithProgress(image: string, path: string, ranges: readonly ByteRange[] | undefined): void {
+  const view = new LiveView()
+  let shown = -1
+  writeMedium(image, path, ranges, (share) => {
+    const percent = Math.floor(share * 100)
+    if (percent === shown || (!process.stderr.isTTY && percent % 10 !== 0)) return
+    shown = percent
+    view.draw([`${bar(percent, 30)} ${percent} %  ${percent < 50 ? 'writing' : 'reading back'}`])
+  })
+}
+
 /** @throws FlotillaError USAGE where nobody can be asked, ON_HOLD when the answer is another */
 async function confirmLoss(what: string, path: string): Promise<void> {
-  const question = `everything on ${what} will be lost; type ${path} to go on: `
+  const question = `${what} will be lost; type ${path} to go on: `
   const answer = await ask(question, 'write: there is no terminal to ask on; say --yes')
   if (answer !== path) throw new FlotillaError('ON_HOLD', 'write: not confirmed; nothing was written')
 }

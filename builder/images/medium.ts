@@ -1,9 +1,10 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash, type Hash } from 'node:crypto'
 import { closeSync, constants, fsyncSync, openSync, readSync, statSync, writeSync } from 'node:fs'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
 import { formatBytes } from '../../protocol/terminal/print.ts'
+import type { ByteRange, DiskTable } from './plan-install.ts'
 
 /** A block device as `lsblk` describes it, with what lies on it. */
 export type Medium = {
@@ -90,22 +91,67 @@ export function requireWritable(medium: Medium, imageBytes: number): void {
     )
 }
 
+/** The partition table of a disk or an image, with the labels of its file systems. @throws FlotillaError NOT_FOUND, BAD_INPUT */
+export function readTable(path: string): DiskTable {
+  const { status, stdout, stderr, error } = spawnSync('sfdisk', ['--json', path], { env: withSbin(), encoding: 'utf8' })
+  if (error !== undefined)
+    throw new FlotillaError('NOT_FOUND', `read the table of ${path}: no sfdisk; apt-get install fdisk`, {
+      cause: error,
+    })
+  if (status !== 0)
+    throw new FlotillaError('BAD_INPUT', `read the table of ${path}: ${stderr.trim().split('\n').at(-1) ?? ''}`)
+  const table = shape.object(
+    shape.object(parseJson(Buffer.from(stdout), 'sfdisk', MAX_BYTES), 'sfdisk')['partitiontable'],
+    'sfdisk.partitiontable',
+  )
+  const sector = shape.integer(table['sectorsize'] ?? 512, 'sfdisk.sectorsize', 512, 65_536)
+  const partitions = shape.array(table['partitions'] ?? [], 'sfdisk.partitions', 256).map((item) => {
+    const partition = shape.object(item, 'sfdisk.partitions[]')
+    const startBytes = shape.integer(partition['start'], 'sfdisk.start', 0) * sector
+    const lengthBytes = shape.integer(partition['size'], 'sfdisk.size', 0) * sector
+    return { startBytes, lengthBytes, name: fileSystemLabel(path, startBytes, lengthBytes) }
+  })
+  return { path, label: shape.string(table['label'], 'sfdisk.label', 16), partitions }
+}
+
+/** Empty when there is no file system with a label. */
+function fileSystemLabel(path: string, startBytes: number, lengthBytes: number): string {
+  const where = ['--probe', '--offset', String(startBytes), '--size', String(lengthBytes)]
+  const { stdout } = spawnSync('blkid', [...where, '-s', 'LABEL', '-o', 'value', path], {
+    env: withSbin(),
+    encoding: 'utf8',
+  })
+  return (stdout ?? '').trim()
+}
+
+/** Without root they are not on everybody's PATH. */
+function withSbin(): NodeJS.ProcessEnv {
+  return { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` }
+}
+
 /**
- * Writes an image to a medium, flushes, and reads it back past the cache.
+ * Writes an image, or parts of it, to the same places of a medium, flushes, and reads them back past the cache.
+ * @param ranges - undefined: the whole image
  * @param onProgress - share done of writing and reading together, 0 … 1
  * @throws FlotillaError DISK_FAILED, VERIFY_FAILED
  */
-export function writeMedium(image: string, device: string, onProgress: (share: number) => void): void {
-  const { size } = statSync(image)
+export function writeMedium(
+  image: string,
+  device: string,
+  ranges: readonly ByteRange[] | undefined,
+  onProgress: (share: number) => void,
+): void {
+  const parts = ranges ?? [{ fromBytes: 0, toBytes: statSync(image).size }]
+  const size = parts.reduce((sum, { fromBytes, toBytes }) => sum + toBytes - fromBytes, 0)
   try {
     // Nobody can mount it meanwhile: Linux gives a block device to one that asks for it alone.
     const target = openSync(device, constants.O_RDWR | constants.O_EXCL)
     try {
-      const wanted = copy(image, target, size, (done) => onProgress(done / size / 2))
+      const wanted = copy(image, target, parts, (done) => onProgress(done / size / 2))
       fsyncSync(target)
       execFileSync('blockdev', ['--flushbufs', device], { stdio: 'ignore' })
       const found = createHash('sha256')
-      eachBlock(target, size, (bytes, done) => {
+      eachBlock(target, parts, (bytes, _at, done) => {
         found.update(bytes)
         onProgress(0.5 + done / size / 2)
       })
@@ -123,14 +169,13 @@ export function writeMedium(image: string, device: string, onProgress: (share: n
   }
 }
 
-function copy(image: string, target: number, size: number, onDone: (bytes: number) => void): string {
+function copy(image: string, target: number, parts: readonly ByteRange[], onDone: (bytes: number) => void): string {
   const source = openSync(image, 'r')
   const hash: Hash = createHash('sha256')
   try {
-    eachBlock(source, size, (bytes, done) => {
+    eachBlock(source, parts, (bytes, place, done) => {
       hash.update(bytes)
-      for (let at = 0; at < bytes.length; )
-        at += writeSync(target, bytes, at, bytes.length - at, done - bytes.length + at)
+      for (let at = 0; at < bytes.length; ) at += writeSync(target, bytes, at, bytes.length - at, place + at)
       onDone(done)
     })
     return hash.digest('hex')
@@ -139,13 +184,20 @@ function copy(image: string, target: number, size: number, onDone: (bytes: numbe
   }
 }
 
-/** @param take - gets each block, and the bytes so far with it */
-function eachBlock(file: number, size: number, take: (bytes: Uint8Array, done: number) => void): void {
+/** @param take - gets each block, its place in the file, and the bytes so far with it */
+function eachBlock(
+  file: number,
+  parts: readonly ByteRange[],
+  take: (bytes: Uint8Array, place: number, done: number) => void,
+): void {
   const buffer = Buffer.allocUnsafe(BLOCK)
-  for (let done = 0; done < size; ) {
-    const length = readSync(file, buffer, 0, Math.min(BLOCK, size - done), done)
-    if (length === 0) throw new Error(`it ends at ${done} of ${size} bytes`)
-    done += length
-    take(buffer.subarray(0, length), done)
-  }
+  let done = 0
+  for (const { fromBytes, toBytes } of parts)
+    for (let place = fromBytes; place < toBytes; ) {
+      const length = readSync(file, buffer, 0, Math.min(BLOCK, toBytes - place), place)
+      if (length === 0) throw new Error(`it ends at ${place} of ${toBytes} bytes`)
+      done += length
+      take(buffer.subarray(0, length), place, done)
+      place += length
+    }
 }

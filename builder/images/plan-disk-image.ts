@@ -76,7 +76,7 @@ export function planDiskImage(wish: DiskWish): DiskPlan {
 }
 
 /** Where a table ends that begins at the start of the medium: the code in a DOS table's first sector comes before it. */
-const TABLE = { gpt: { fromBytes: 0, toBytes: 34 * 512 }, dos: { fromBytes: 440, toBytes: 512 } } as const
+export const TABLE_BYTES = { gpt: { fromBytes: 0, toBytes: 34 * 512 }, dos: { fromBytes: 440, toBytes: 512 } } as const
 
 /**
  * Whether no raw image reaches into the table, the next one or the first partition: cut off there it would not boot, and say
@@ -94,7 +94,7 @@ export function requireApart(
   }))
   const taken = [
     ...parts,
-    { what: 'the partition table', ...TABLE[table] },
+    { what: 'the partition table', ...TABLE_BYTES[table] },
     { what: 'the first partition', fromBytes: FIRST_PARTITION_BYTES, toBytes: Infinity },
   ].sort((a, b) => a.fromBytes - b.fromBytes)
   for (const [at, { what, toBytes }] of taken.entries()) {

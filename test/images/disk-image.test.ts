@@ -6,6 +6,7 @@ import {
   mkdtempSync,
   readFileSync,
   readdirSync,
+  renameSync,
   rmSync,
   statSync,
   truncateSync,
@@ -59,6 +60,20 @@ function tool(program: string, ...args: string[]): string {
     encoding: 'utf8',
     env: { ...process.env, PATH },
     stdio: ['ignore', 'pipe', 'pipe'],
+  })
+}
+
+function partition(path: string, number: number): { start: number } {
+  const { partitiontable } = JSON.parse(tool('sfdisk', '--json', path)) as {
+    partitiontable: { partitions: { start: number }[] }
+  }
+  return partitiontable.partitions[number] ?? { start: Number.NaN }
+}
+
+/** From a sector on. */
+function sha256(path: string, sector: number): string {
+  return execFileSync('sh', ['-c', 'tail -c +"$2" "$1" | sha256sum', 'sh', path, String(sector * 512 + 1)], {
+    encoding: 'utf8',
   })
 }
 
@@ -159,6 +174,39 @@ describe('a disk image', () => {
     rmSync(at('device/agent.yaml'))
     expect(make('--board', 'pine64/rockpro64').stderr).toMatch(/make it with flotilla device create/)
     expect(readdirSync(root).sort()).toEqual(['device', 'images'])
+  })
+
+  it('is installed over what boots, and persist stays; a medium that is laid out otherwise is refused', () => {
+    const size = ['--boot-size', '320', '--size', '460', '--board', 'pine64/rockpro64']
+    expect(make(...size).code).toBe(0)
+    renameSync(at('x.img'), at('card'))
+    truncateSync(at('card'), 480 * 2 ** 20)
+    const device = tool('losetup', '--find', '--show', at('card')).trim()
+    try {
+      tool('sfdisk', '--quiet', '--no-reread', '--no-tell-kernel', '--relocate', 'gpt-bak-std', device)
+      const { start } = partition(device, 1)
+      tool('debugfs', '-w', '-R', 'mkdir /data-of-the-robot', `${device}?offset=${start * 512}`)
+      const before = sha256(device, start)
+      write('device/boot/select.0', 'another record')
+      write('images/u-boot.itb', 'a newer U-Boot')
+      expect(make(...size).code).toBe(0)
+      const table = tool('sfdisk', '--dump', device)
+      const installed = flotilla('image', 'install', at('x.img'), device, '--yes')
+      expect([installed.code, installed.stdout]).toEqual([0, expect.stringMatching(/persist was not touched\n$/)])
+      expect(sha256(device, start)).toBe(before)
+      expect(tool('sfdisk', '--dump', device)).toBe(table)
+      expect(tool('dd', `if=${device}`, 'bs=512', 'skip=16384', 'count=1', 'status=none')).toMatch(/^a newer U-Boot/)
+      expect(tool('mtype', '-i', `${device}@@${partition(device, 0).start * 512}`, '::select.0')).toBe('another record')
+      rmSync(at('x.img'))
+      expect(make('--board', 'pine64/rockpro64', '--boot-size', '400').code).toBe(0)
+      const small = flotilla('image', 'install', at('x.img'), device, '--yes')
+      expect([small.code, small.stderr]).toEqual([5, expect.stringMatching(/make the image with --boot-size 320/)])
+      tool('mkfs.ext4', '-q', '-F', device)
+      expect(flotilla('image', 'install', at('x.img'), device, '--yes').code).toBe(2)
+      expect(sha256(device, 0)).toBe(sha256(at('card'), 0))
+    } finally {
+      tool('losetup', '--detach', device)
+    }
   })
 
   it('is written to a medium and read back; one in use is refused', () => {
