@@ -15,6 +15,15 @@ export type BuildPlace = {
 }
 
 /**
+ * The same place, with nothing fetched from a network: sources are in the directory of downloads, or the build stops at the
+ * first that is not. Pure.
+ */
+export function offline(place: BuildPlace): BuildPlace {
+  const only = { BR2_PRIMARY_SITE_ONLY: 'y', BR2_PRIMARY_SITE: `file://${place.downloads}` }
+  return { ...place, variables: { ...place.variables, ...only } }
+}
+
+/**
  * The environment of a build: what Buildroot documents that it reads, and nothing else, since all of PATH and more leaks
  * into every recipe. As root some packages' configure scripts have to be told that this is meant.
  */

@@ -8,7 +8,7 @@ import { compileWorkspace } from '../buildroot/compile.ts'
 import { checkFragments, configureTargets, readBuiltConfig } from '../buildroot/built-programs.ts'
 import { readWaivers } from '../buildroot/configure.ts'
 import { configDelta, menuOf } from '../buildroot/menuconfig-delta.ts'
-import { runInherited, runMakeOnTerminal } from '../buildroot/run-make.ts'
+import { offline, runInherited, runMakeOnTerminal } from '../buildroot/run-make.ts'
 import { isError } from '../buildroot/strict-check.ts'
 import { bootTogether } from '../images/collect-images.ts'
 import { MANIFEST, manifestFor, writeManifest } from '../images/image-manifest.ts'
@@ -60,14 +60,25 @@ Examples:
 /** `flotilla compile`: the images of a choice of layers. */
 export function compileCommand(): Command {
   return layerCommand('compile', 'build the images; goes on where an earlier build was interrupted')
-    .addHelpText('after', '\nExample:\n  SKIFF_CONFIG=virt/qemu flotilla compile')
-    .action(async (options: WhereOptions) => {
+    .option('--offline', 'fetch nothing: stop at the first source that is not in the directory of downloads')
+    .addHelpText(
+      'after',
+      `
+Sources are kept in workspaces/.downloads/<workspace>, or where BR2_DL_DIR says. Before going where there is no network:
+  flotilla br source
+
+Examples:
+  SKIFF_CONFIG=virt/qemu flotilla compile
+  SKIFF_CONFIG=virt/qemu flotilla compile --offline`,
+    )
+    .action(async (options: WhereOptions & { offline?: boolean }) => {
       const stop = new AbortController()
       process.once('SIGINT', () => stop.abort(new Error('interrupted')))
       await inWorkspace(options, async (prepared) => {
         requireAgent(prepared)
         await configureIfStale(prepared)
-        const { composition, workspace, place } = prepared
+        const { composition, workspace } = prepared
+        const place = options.offline === true ? offline(prepared.place) : prepared.place
         const startedMs = performance.now()
         const view = new LiveView()
         const onStep = ({ package: name, step, begun, total }: BuildStep) => {

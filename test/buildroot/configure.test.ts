@@ -90,6 +90,16 @@ describe('a build with the fixture of Buildroot', () => {
     expect(read('workspaces/default/.config')).toContain('BR2_PACKAGE_HELLO_LOUD=y')
   })
 
+  it('builds without a network from what is in the downloads, and stops at a source that is not', async () => {
+    const lacks = await flotilla('compile', '--offline')
+    expect([lacks.code, lacks.stderr]).toEqual([
+      7,
+      expect.stringMatching(/hello \(Downloading\): cp: cannot stat '.*downloads\/default\/hello\/hello-1.0.tar.gz'/),
+    ])
+    write({ 'workspaces/.downloads/default/hello/hello-1.0.tar.gz': 'source' })
+    expect((await flotilla('compile', '--offline')).code).toBe(0)
+  })
+
   it('says beside the images which of them are a release’s, and for what', async () => {
     write({
       'configs/my/robot/metadata/board.yaml':
