@@ -12,11 +12,13 @@ export type BoardProof = {
   readonly resolves: readonly string[]
   /** Kernel versions on which the kernel fragments resolved exactly and every device tree was there. */
   readonly kernels: readonly string[]
+  /** U-Boot versions that have the board, and on which its fragments resolved exactly. */
+  readonly uboots: readonly string[]
   readonly builds: readonly string[]
   readonly boots: readonly string[]
 }
 
-const NOTHING: BoardProof = { resolves: [], kernels: [], builds: [], boots: [] }
+const NOTHING: BoardProof = { resolves: [], kernels: [], uboots: [], builds: [], boots: [] }
 const MAX_BYTES = 262_144
 
 /** @returns nothing proven for a file that is not there. @throws FlotillaError BAD_INPUT when it cannot be read */
@@ -44,6 +46,7 @@ function parseProof(value: unknown, path: string): BoardProof {
   return {
     resolves: versions('resolves'),
     kernels: versions('kernels'),
+    uboots: versions('uboots'),
     builds: versions('builds'),
     boots: versions('boots'),
   }
@@ -51,11 +54,12 @@ function parseProof(value: unknown, path: string): BoardProof {
 
 /** The furthest step, with the versions it was taken on. Pure. */
 export function describeProof(proofs: ProofFile, board: string): string {
-  const { resolves, kernels, builds, boots } = proofs[board] ?? NOTHING
+  const { resolves, kernels, uboots, builds, boots } = proofs[board] ?? NOTHING
   if (boots.length > 0) return `boots in a VM (${boots.join(', ')})`
   if (builds.length > 0) return `builds (${builds.join(', ')})`
   const kernel = kernels.length > 0 ? `; kernel ${kernels.join(', ')}` : ''
-  return resolves.length > 0 ? `resolves (${resolves.join(', ')}${kernel})` : 'nothing yet'
+  const uboot = uboots.length > 0 ? `; U-Boot ${uboots.join(', ')}` : ''
+  return resolves.length > 0 ? `resolves (${resolves.join(', ')}${kernel}${uboot})` : 'nothing yet'
 }
 
 /** A proof with what a test has just seen: a version that failed is taken out. Pure. */

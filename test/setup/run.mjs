@@ -45,6 +45,23 @@ const PACKAGES = {
     '/usr/include/openssl/ssl.h': 'libssl-dev',
     '/usr/include/libelf.h': 'libelf-dev',
   },
+  'test:uboots': {
+    'aarch64-linux-gnu-gcc': 'gcc-aarch64-linux-gnu',
+    'arm-linux-gnueabihf-gcc': 'gcc-arm-linux-gnueabihf',
+    gcc: 'gcc',
+    make: 'make',
+    flex: 'flex',
+    bison: 'bison',
+    bc: 'bc',
+    swig: 'swig',
+    dtc: 'device-tree-compiler',
+    'python3-config': 'python3-dev',
+    '/usr/include/openssl/ssl.h': 'libssl-dev',
+    '/usr/include/gnutls/gnutls.h': 'libgnutls28-dev',
+    '/usr/include/uuid/uuid.h': 'uuid-dev',
+    '/usr/lib/python3/dist-packages/setuptools/__init__.py': 'python3-setuptools',
+    '/usr/lib/python3/dist-packages/elftools/__init__.py': 'python3-pyelftools',
+  },
   bench: {
     mksquashfs: 'squashfs-tools',
     ip: 'iproute2',
@@ -80,6 +97,7 @@ const entry = {
   fuzz: ['test/fuzz/fuzz.ts'],
   'test:buildroot': ['test/buildroot/resolve-boards.ts'],
   'test:kernels': ['test/buildroot/resolve-kernels.ts'],
+  'test:uboots': ['test/buildroot/resolve-uboots.ts'],
   'test:skiffos': ['test/buildroot/compare-skiffos.ts'],
 }[task]
 if (entry === undefined) {
