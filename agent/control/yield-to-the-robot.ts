@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { setPriority } from 'node:os'
 
 /**
@@ -10,8 +11,18 @@ export function yieldToTheRobot(nice: number): void {
   if (nice === 0) return
   try {
     setPriority(nice)
+    if (leadsItsSession()) writeFileSync('/proc/self/autogroup', String(nice))
   } catch {
-    // not allowed here
+    // not allowed, or not there
   }
   spawn('ionice', ['-c', '3', '-p', String(process.pid)], { stdio: 'ignore' }).on('error', () => {})
+}
+
+/**
+ * Linux gives each session the same share of the processor (sched_autogroup(7)), and `nice` counts only within one, unless the
+ * session itself is nice. A session that this process does not lead belongs to somebody else as well.
+ */
+function leadsItsSession(): boolean {
+  const [, fields = ''] = readFileSync('/proc/self/stat', 'latin1').split(') ')
+  return fields.split(' ')[3] === String(process.pid)
 }
