@@ -6,7 +6,12 @@ import { namespaceNetwork } from '../fleet/network.ts'
 import { SimulatedFleet } from '../fleet/simulated-fleet.ts'
 import type { BenchRow } from './bench.ts'
 
-const SIZES = [10, 50, 200]
+/** A node at rest is a hundredth of a core, and one process has one. */
+const FLEETS = [
+  { size: 10, processes: 1 },
+  { size: 50, processes: 1 },
+  { size: 200, processes: 2 },
+]
 /** Longer than a renewal of every record takes at 50, half as long at 200. */
 const WATCH_SECONDS = 300
 
@@ -17,7 +22,7 @@ type Measured = {
   readonly toldSeconds: number
 }
 
-/** What a device costs the network when nothing happens, and how fast a record reaches all. Nodes in one process: no peer program does the same. */
+/** What a device costs the network when nothing happens, and how fast a record reaches all. Many nodes in one process: no peer program does the same. */
 export async function benchGossip(images: ImageSet): Promise<readonly BenchRow[]> {
   const fleet = new SimulatedFleet(namespaceNetwork(0), images)
   try {
@@ -25,7 +30,7 @@ export async function benchGossip(images: ImageSet): Promise<readonly BenchRow[]
     await fleet.release('pi-4', '1', images.r1)
     const { directory } = await fleet.addDevice('model', 'pi-4', 'pi-4@1')
     const rows: BenchRow[] = []
-    for (const size of SIZES) {
+    for (const { size, processes } of FLEETS) {
       // A host of its own: its loopback carries nothing else.
       const name = `fleet-of-${size}`
       await fleet.network.addHost(name)
@@ -36,6 +41,7 @@ export async function benchGossip(images: ImageSet): Promise<readonly BenchRow[]
         join(directory, 'persist'),
         String(size),
         String(WATCH_SECONDS),
+        String(processes),
       ])
       process.stderr.write(`  ${size} devices: ${JSON.stringify(measured)}\n`)
       const row = (what: string, ours: number, unit: string): BenchRow => ({

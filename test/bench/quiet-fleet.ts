@@ -1,6 +1,7 @@
-// A fleet of nodes in one process, each with its own key, sockets and record: what a device hears and says when nothing
-// happens, and how long news takes. `quiet-fleet REPOSITORY PERSIST COUNT SECONDS`, in a network namespace of its own, whose
-// loopback carries nothing else. Prints one line of JSON.
+// A fleet of nodes in a few processes, each node with its own key, sockets and record: what a device hears and says when nothing
+// happens, and how long news takes. `quiet-fleet REPOSITORY PERSIST COUNT SECONDS PROCESSES`, in a network namespace of its own,
+// whose loopback carries nothing else. Prints one line of JSON.
+import { type ChildProcess, fork } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -18,13 +19,17 @@ import { BLANK_RECORD } from '../../protocol/gossip/blank-record.ts'
 import { FleetNode } from '../../protocol/network/fleet-node.ts'
 import { identityFromSeed } from '../../protocol/network/identity.ts'
 
-const [path = '', persist = '', countText = '0', secondsText = '0'] = process.argv.slice(2)
+const [path = '', persist = '', countText = '0', secondsText = '0', processesText = '1'] = process.argv.slice(2)
 const count = Number(countText)
-const watchSeconds = Number(secondsText)
 const repository = Repository.open(path)
 const caFile = listKeys(repository.keysDirectory()).find((key) => key.purpose === 'ca')?.path ?? ''
 const ca = openKey(caFile, process.env['FLOTILLA_PASSPHRASE'] ?? '')
 const quiet = new EventLog(`${persist}/log`, () => {})
+
+type Known = { readonly id: string; readonly address: string }
+/** What a further process has to start: nodes from a number on, which join the fleet at a known one. */
+type Part = { readonly first: number; readonly count: number; readonly known: Known }
+type Question = { readonly device: string; readonly says: string } | 'processor' | 'met'
 
 type Unit = {
   readonly node: FleetNode
@@ -34,10 +39,7 @@ type Unit = {
 }
 
 /** @param known - address of a node that is there already: the others are found through it, since loopback has no multicast */
-async function startUnit(
-  at: number,
-  known: { readonly id: string; readonly address: string } | undefined,
-): Promise<Unit> {
+async function startUnit(at: number, known: Known | undefined): Promise<Unit> {
   const seed = randomBytes(32)
   const identity = identityFromSeed(seed)
   const device = { name: `unit-${at}`, board: 'pi-4', capabilities: ['sync', 'serve'] as const }
@@ -83,45 +85,108 @@ async function startUnit(
 }
 
 const units: Unit[] = []
-for (let at = 0; at < count; at += 1) {
-  const known = units[Math.floor(Math.random() * units.length)]?.node
-  units.push(await startUnit(at, known && { id: known.id, address: `/ip4/127.0.0.1/tcp/${known.port(4)}` }))
+
+async function startUnits(first: number, upTo: number, known: Known | undefined): Promise<void> {
+  for (let at = first; at < upTo; at += 1) {
+    const other = units[Math.floor(Math.random() * units.length)]?.node
+    units.push(await startUnit(at, other === undefined ? known : knownOf(other)))
+  }
 }
-const until = async (check: () => boolean) => {
+
+function knownOf(node: FleetNode): Known {
+  return { id: node.id, address: `/ip4/127.0.0.1/tcp/${node.port(4)}` }
+}
+
+async function until(check: () => boolean): Promise<void> {
   while (!check()) await pause(20)
 }
-await until(() => units.every(({ sync }) => sync.book.size === count))
-await pause(60_000)
 
-const degrees = units.map(({ node }) => node.members().length)
-const cpu = process.cpuUsage()
-const bytesBefore = loopbackBytes()
-const startedMs = performance.now()
-await pause(watchSeconds * 1_000)
-const seconds = (performance.now() - startedMs) / 1_000
-const used = process.cpuUsage(cpu)
-const perHour = ((loopbackBytes() - bytesBefore) / seconds) * 3_600
-
-const told: number[] = []
-for (let round = 0; round < 5; round += 1) {
-  const speaker = units[(round * 7) % count]
-  const device = speaker?.node.id ?? ''
-  speaker?.say(`round ${round}`)
-  const saidMs = performance.now()
-  await until(() => units.every(({ sync }) => sync.book.get(device)?.record.holdReason === `round ${round}`))
-  told.push((performance.now() - saidMs) / 1_000)
-  await pause(1_000)
+/** Answers when it is so: with microseconds of processor for `processor`, the sum of neighbours for `met`. */
+async function answer(question: Question): Promise<number> {
+  if (question === 'processor') {
+    const { user, system } = process.cpuUsage()
+    return user + system
+  }
+  if (question === 'met') {
+    await until(() => units.every(({ sync }) => sync.book.size === count))
+    return units.reduce((sum, { node }) => sum + node.members().length, 0)
+  }
+  await until(() => units.every(({ sync }) => sync.book.get(question.device)?.record.holdReason === question.says))
+  return 0
 }
-process.stdout.write(
-  `${JSON.stringify({
-    bytesPerHour: perHour / count,
-    corePercent: (used.user + used.system) / 1e4 / seconds / count,
-    residentMiB: process.memoryUsage.rss() / 2 ** 20 / count,
-    neighbours: degrees.reduce((a, b) => a + b, 0) / count,
+
+const given = process.env['FLOTILLA_QUIET_PART']
+if (given !== undefined) {
+  const part = JSON.parse(given) as Part
+  process.on('message', (question: Question) => void answer(question).then((sum) => process.send?.(sum)))
+  process.on('disconnect', () => process.exit(0))
+  await startUnits(part.first, part.first + part.count, part.known)
+} else process.stdout.write(`${JSON.stringify(await measure(Number(processesText), Number(secondsText)))}\n`)
+if (given === undefined) process.exit(0)
+
+async function measure(processes: number, watchSeconds: number): Promise<object> {
+  const share = Math.floor(count / processes)
+  await startUnits(0, 1, undefined)
+  const known = knownOf(units[0]?.node ?? fail())
+  const parts = Array.from(
+    { length: processes - 1 },
+    (_, at): Part => ({ first: (at + 1) * share, count: share, known }),
+  )
+  const others = parts.map((part) =>
+    fork(import.meta.filename, process.argv.slice(2), {
+      env: { ...process.env, FLOTILLA_QUIET_PART: JSON.stringify(part) },
+    }),
+  )
+  const all = async (question: Question) =>
+    (await Promise.all([answer(question), ...others.map((other) => ask(other, question))])).reduce((a, b) => a + b)
+  await startUnits(1, count - parts.length * share, known)
+  await all('met')
+  await pause(60_000)
+
+  const neighbours = (await all('met')) / count
+  const processor = await all('processor')
+  const bytesBefore = loopbackBytes()
+  const startedMs = performance.now()
+  await pause(watchSeconds * 1_000)
+  const seconds = (performance.now() - startedMs) / 1_000
+  const sentBytes = loopbackBytes() - bytesBefore
+  const used = (await all('processor')) - processor
+
+  const told: number[] = []
+  for (let round = 0; round < 5; round += 1) {
+    const speaker = units[(round * 7) % units.length] ?? fail()
+    const says = `round ${round}`
+    speaker.say(says)
+    const saidMs = performance.now()
+    await all({ device: speaker.node.id, says })
+    told.push((performance.now() - saidMs) / 1_000)
+    await pause(1_000)
+  }
+  for (const other of others) other.disconnect()
+  return {
+    bytesPerHour: (sentBytes / seconds / count) * 3_600,
+    corePercent: used / 1e4 / seconds / count,
+    neighbours,
     toldSeconds: told.sort((a, b) => a - b)[2],
-  })}\n`,
-)
-process.exit(0)
+  }
+}
+
+/** One question at a time. */
+function ask(other: ChildProcess, question: Question): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const ended = () => reject(new Error('a part of the fleet ended'))
+    other.once('exit', ended)
+    other.once('message', (sum) => {
+      other.off('exit', ended)
+      resolve(Number(sum))
+    })
+    other.send(question)
+  })
+}
+
+function fail(): never {
+  throw new Error('no unit')
+}
 
 /** What the loopback of this namespace has carried. */
 function loopbackBytes(): number {
