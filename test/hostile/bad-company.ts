@@ -6,7 +6,7 @@ import type { ImageSet } from '../fleet/build-images.ts'
 import { publishNoise, untilHolds } from '../fleet/carried-release.ts'
 import { namespaceNetwork } from '../fleet/network.ts'
 import { SimulatedFleet } from '../fleet/simulated-fleet.ts'
-import type { Attack } from './attacks.ts'
+import type { Attack } from './attack.ts'
 
 const DEVICES = ['d1', 'd2', 'd3', 'd4']
 const PAYLOAD_BYTES = 16_000_000

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { buildImages } from '../fleet/build-images.ts'
 import { GATES, ROOT, runGate } from './gates.ts'
 
@@ -10,6 +10,8 @@ import { GATES, ROOT, runGate } from './gates.ts'
  */
 const filters = process.argv.slice(2)
 const total = { passed: 0, failed: 0, skipped: 0 }
+/** What failed and why, told again at the end: a log may be kept by its end only. */
+const failures: string[] = []
 const reports = join(ROOT, '.cache/reports')
 rmSync(reports, { recursive: true, force: true })
 mkdirSync(reports, { recursive: true })
@@ -19,6 +21,7 @@ if (filters.length === 0) {
     const { passed, output } = runGate(gate)
     process.stderr.write(`${passed ? 'ok    ' : 'FAILED'} ${gate.name}\n${passed ? '' : output}`)
     total[passed ? 'passed' : 'failed'] += 1
+    if (!passed) failures.push(`gate: ${gate.name}\n${output}`)
   }
 }
 await buildImages((line) => process.stderr.write(`${line}\n`))
@@ -26,7 +29,8 @@ const node22 = process.env['FLOTILLA_NODE_22'] ?? ''
 vitest('unit', process.execPath, filters)
 // What boards with 32 bits run; simulations and fault schedules decide nothing by the version of Node.
 if (filters.length === 0) vitest('unit', node22, ['agent/', 'builder/', 'protocol/'])
-vitest('fleet', process.execPath, filters)
+for (const project of ['machine', 'hostile', 'fleet']) vitest(project, process.execPath, filters)
+for (const failure of failures) process.stdout.write(`\nFAILED ${failure}\n`)
 process.stdout.write(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped\n`)
 process.exitCode = total.failed === 0 && (total.skipped === 0 || process.env['CI'] === undefined) ? 0 : 1
 
@@ -48,17 +52,36 @@ function vitest(project: string, node: string, names: readonly string[]): void {
     ...names,
   ]
   const done = spawnSync(node, args, { stdio: ['ignore', 'inherit', 'inherit'], cwd: ROOT })
-  const counts = existsSync(report)
-    ? (JSON.parse(readFileSync(report, 'utf8')) as {
-        numPassedTests: number
-        numFailedTests: number
-        numPendingTests: number
-        numFailedTestSuites: number
-      })
-    : undefined
+  const counts = existsSync(report) ? (JSON.parse(readFileSync(report, 'utf8')) as Report) : undefined
   total.passed += counts?.numPassedTests ?? 0
   total.skipped += counts?.numPendingTests ?? 0
   total.failed += counts?.numFailedTests ?? 0
+  for (const file of counts?.testResults ?? []) {
+    const where = `${relative(ROOT, file.name)} on Node ${version}`
+    for (const test of file.assertionResults.filter(({ status }) => status === 'failed'))
+      failures.push(`${where}: ${test.fullName}\n${test.failureMessages.join('\n')}`)
+    if (file.status === 'failed' && file.assertionResults.length === 0) failures.push(`${where}\n${file.message}`)
+  }
   // A file that cannot be loaded has no failed test, yet it failed.
-  if (done.status !== 0 && (counts?.numFailedTests ?? 0) === 0) total.failed += 1
+  if (done.status !== 0 && (counts?.numFailedTests ?? 0) === 0) {
+    total.failed += 1
+    failures.push(`${project} tests on Node ${version}: exit code ${done.status ?? done.signal}`)
+  }
+}
+
+/** What vitest's JSON reporter writes, as far as it is read here. */
+type Report = {
+  readonly numPassedTests: number
+  readonly numFailedTests: number
+  readonly numPendingTests: number
+  readonly testResults: readonly {
+    readonly name: string
+    readonly status: string
+    readonly message: string
+    readonly assertionResults: readonly {
+      readonly status: string
+      readonly fullName: string
+      readonly failureMessages: readonly string[]
+    }[]
+  }[]
 }

@@ -21,12 +21,31 @@ export default defineConfig({
           maxWorkers: 2,
         },
       },
-      // Fleets use the whole machine: one file after another.
+      // Builds, disk images, virtual machines and gates.
+      {
+        test: {
+          name: 'machine',
+          include: ['boot', 'buildroot', 'gates', 'images'].map((room) => `test/${room}/**/*.test.ts`),
+          testTimeout: 300_000,
+          hookTimeout: 180_000,
+          maxWorkers: 2,
+        },
+      },
+      // A fleet in bad company leaves more than half of two cores alone.
+      {
+        test: {
+          name: 'hostile',
+          include: ['test/hostile/**/*.test.ts'],
+          testTimeout: 300_000,
+          hookTimeout: 180_000,
+          maxWorkers: 2,
+        },
+      },
+      // Other fleets use the whole machine: one file after another.
       {
         test: {
           name: 'fleet',
-          include: ['test/**/*.test.ts'],
-          exclude: ['test/trust/**', 'test/slots/**', 'test/simulation/**', 'test/fuzz/**'],
+          include: ['test/fleet/**/*.test.ts'],
           testTimeout: 300_000,
           hookTimeout: 180_000,
           fileParallelism: false,
