@@ -37,8 +37,15 @@ export const shape = {
   hex32(value: unknown, path: Path): string {
     return shape.matching(value, path, /^[0-9a-f]{64}$/, '64 lower-case hexadecimal digits')
   },
+  /** Not -0 either: it is written as 0, so the same text would not come back. */
   integer(value: unknown, path: Path, min: number, max = Number.MAX_SAFE_INTEGER): number {
-    if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < min || value > max) {
+    if (
+      typeof value !== 'number' ||
+      !Number.isSafeInteger(value) ||
+      value < min ||
+      value > max ||
+      Object.is(value, -0)
+    ) {
       wrong(path, `a whole number from ${min} to ${max}`)
     }
     return value
