@@ -10,7 +10,7 @@ import { type ChunkIndex, parseChunkIndex } from '../../protocol/chunks/chunk-in
 import { FlotillaError } from '../../protocol/errors.ts'
 import { type ExchangeMessage, encodeExchangeMessage, parseExchangeMessage } from '../../protocol/exchange/messages.ts'
 import { BLANK_RECORD } from '../../protocol/gossip/blank-record.ts'
-import type { DeviceRecord } from '../../protocol/gossip/device-record.ts'
+import { type DeviceRecord, signRecord } from '../../protocol/gossip/device-record.ts'
 import type { TrustVersions } from '../../protocol/network/hello.ts'
 import { EXCHANGE_PROTOCOL } from '../../protocol/network/exchange-driver.ts'
 import { FleetNode } from '../../protocol/network/fleet-node.ts'
@@ -35,9 +35,8 @@ export type Company = {
 /** A member that misbehaves: a real node of the fleet, with everything above the hello in the hands of the attack. */
 export type Offender = {
   readonly node: FleetNode
-  readonly identity: Identity
-  readonly certificate: Uint8Array
-  readonly record: (seq: number) => DeviceRecord
+  /** Its own record, signed. */
+  readonly signedRecord: (seq: number) => Uint8Array
 }
 
 /** The newest release's artifacts, with their bytes. */
@@ -88,7 +87,8 @@ export async function joinAsMember(
   await prepare(node)
   // It dials them by itself.
   while (node.members().length < company.addresses.length) await pause(50)
-  return { node, identity, certificate, record: (seq) => recordOf(identity.id, seq) }
+  const signedRecord = (seq: number) => signRecord(recordOf(identity.id, seq), certificate, identity.sign)
+  return { node, signedRecord }
 }
 
 /** Starts a node with any certificate. It dials the devices by itself, again and again. */
@@ -130,11 +130,12 @@ export type Asked = {
   readonly frames: FrameStream
 }
 
-/** Answers the devices' questions about chunks as `answer` likes. Chunks stay on the Noise stream. */
+/** Joins, and answers the devices' questions about chunks as `answer` likes. Chunks stay on the Noise stream. */
 export async function answerQuestions(
-  { node }: Offender,
+  company: Company,
   answer: (question: ExchangeMessage, asked: Asked, peer: string) => void,
 ): Promise<void> {
+  const { node } = await joinAsMember(company)
   await node.handle(EXCHANGE_PROTOCOL, (stream, peer) => {
     const frames = new FrameStream(stream, { maxFrameBytes: () => 65_536 })
     const asked = overStream(stream, frames)
@@ -146,20 +147,21 @@ export async function answerQuestions(
 }
 
 /** Joins, and answers whenever a device asks about an artifact. */
-export async function answerAsks(
+export function answerAsks(
   company: Company,
   answer: (artifact: string, asked: Asked) => void | Promise<void>,
 ): Promise<void> {
-  await answerQuestions(await joinAsMember(company), (question, asked) => {
+  return answerQuestions(company, (question, asked) => {
     if (question.type === 'ask') void answer(question.artifact, asked)
   })
 }
 
-/** Opens a stream of questions to every device and goes on with each. */
+/** Joins, opens a stream of questions to every device and goes on with each. */
 export async function askDevices(
-  { node }: Offender,
+  company: Company,
   ask: (asked: Asked, peer: string) => void | Promise<void>,
 ): Promise<void> {
+  const { node } = await joinAsMember(company)
   await Promise.all(
     node.members().map(async ({ id }) => {
       const stream = await node.open(id, EXCHANGE_PROTOCOL)

@@ -106,22 +106,19 @@ export const EXCHANGE_ATTACKS: readonly Attack[] = [
     name: 'unasked-file',
     does: 'pushes metadata files that nobody asked for',
     refused: refusedWith('BAD_FRAME'),
-    mount: async (company) => {
-      const offender = await joinAsMember(company)
-      await answerQuestions(offender, (_question, { send }) => {
+    mount: (company) =>
+      answerQuestions(company, (_question, { send }) => {
         send({ type: 'blob', sha256: '00'.repeat(32), payload: randomBytes(60_000) })
         company.did()
-      })
-    },
+      }),
   },
   {
     name: 'bad-bulk',
     does: 'hands out a bulk connection and sends what does not belong there',
     refused: refusedWith('BAD_FRAME'),
     mount: async (company) => {
-      const offender = await joinAsMember(company)
       const listener = await BulkListener.start([], 0)
-      await answerQuestions(offender, (question, { send }) => {
+      await answerQuestions(company, (question, { send }) => {
         if (question.type !== 'open-bulk') return
         const session = listener.offer((channel) => {
           channel.send(encodeExchangeMessage({ type: 'no-blob', sha256: '00'.repeat(32) }), new Uint8Array())
@@ -135,21 +132,18 @@ export const EXCHANGE_ATTACKS: readonly Attack[] = [
     name: 'asks-for-all',
     does: 'asks about ten thousand artifacts',
     refused: refusedWith('FLOOD'),
-    mount: async (company) => {
-      const offender = await joinAsMember(company)
-      await askDevices(offender, (asked) =>
+    mount: (company) =>
+      askDevices(company, (asked) =>
         flood(company, asked, () => ({ type: 'ask', artifact: randomBytes(32).toString('hex') })),
-      )
-    },
+      ),
   },
   {
     name: 'wants-without-end',
     does: 'wants the same chunks over and over and reads nothing',
     refused: undefined,
-    mount: async (company) => {
-      const offender = await joinAsMember(company)
+    mount: (company) => {
       const [prize] = company.prizes
-      await askDevices(offender, (asked) => {
+      return askDevices(company, (asked) => {
         asked.send({ type: 'ask', artifact: prize?.index.id ?? '' })
         const chunks = Array.from({ length: MAX_CHUNKS_PER_MESSAGE }, (_, at) => at % (prize?.index.count ?? 1))
         return flood(company, asked, () => ({ type: 'want', artifact: prize?.index.id ?? '', chunks }), 20)
@@ -194,12 +188,8 @@ function prizeAsked({ prizes }: Company, question: ExchangeMessage): Prize | und
 }
 
 /** Offers every chunk of the prizes; `payload` says what is sent for one, undefined for nothing. */
-async function offer(
-  company: Company,
-  payload: (chunk: number, prize: Prize) => Uint8Array | undefined,
-): Promise<void> {
-  const offender = await joinAsMember(company)
-  await answerQuestions(offender, (question, asked) => {
+function offer(company: Company, payload: (chunk: number, prize: Prize) => Uint8Array | undefined): Promise<void> {
+  return answerQuestions(company, (question, asked) => {
     const prize = prizeAsked(company, question)
     if (prize === undefined) return
     const { id: artifact, count } = prize.index
@@ -218,10 +208,9 @@ async function offer(
 }
 
 /** Offers everything; answers with the head of a chunk's frame, then a byte every `everyMs`, or nothing more. */
-async function trickle(company: Company, everyMs: number | undefined): Promise<void> {
-  const offender = await joinAsMember(company)
+function trickle(company: Company, everyMs: number | undefined): Promise<void> {
   const begun = new Set<string>()
-  await answerQuestions(offender, (question, asked, peer) => {
+  return answerQuestions(company, (question, asked, peer) => {
     const prize = prizeAsked(company, question)
     if (prize === undefined) return
     if (question.type === 'ask') {

@@ -4,7 +4,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { parseRecord, signRecord } from '../../protocol/gossip/device-record.ts'
 import { signCertificate } from '../../protocol/membership/certificate.ts'
 import { type FleetNode, TOPICS } from '../../protocol/network/fleet-node.ts'
-import { identityFromSeed } from '../../protocol/network/identity.ts'
+import { type Identity, identityFromSeed } from '../../protocol/network/identity.ts'
 import { METADATA_PROTOCOL, serveBundle } from '../../protocol/network/metadata-exchange.ts'
 import { askRecords, RECORD_SYNC_PROTOCOL } from '../../protocol/network/record-sync.ts'
 import type { MetadataBundle } from '../../protocol/trust/metadata-bundle.ts'
@@ -56,11 +56,9 @@ export const NEWS_ATTACKS: readonly Attack[] = [
     refused: refusedWith('BAD_NEWS'),
     mount: async (company) => {
       const offender = await joinAsMember(company)
-      void repeat(10_000, async (at) => {
+      tell(company, offender.node, 10_000, (at) => {
         const { identity, certificate } = stranger(company)
-        const record = { ...offender.record(at), device: identity.id }
-        await offender.node.publish(TOPICS.records, signRecord(record, certificate, identity.sign))
-        company.did()
+        return signRecord(recordOf(identity.id, at), certificate, identity.sign)
       })
     },
   },
@@ -70,12 +68,9 @@ export const NEWS_ATTACKS: readonly Attack[] = [
     refused: undefined,
     mount: async (company) => {
       const ca = stolenCa(company.repository)
-      const { fleet } = company.repository
       const ghost = (name: string) => {
-        const { id: device, sign } = identityFromSeed(randomBytes(32))
-        const card = { fleet, device, name, board: 'pi-4', capabilities: ['sync'] as const, serial: 1, epoch: 1 }
-        const certificate = signCertificate(card, ca.publicHex, ca.sign)
-        return { signed: parseRecord(signRecord(recordOf(device, 1), certificate, sign)), ageMs: 0 }
+        const { identity, certificate } = admittedBy(ca, company, name)
+        return { signed: parseRecord(signRecord(recordOf(identity.id, 1), certificate, identity.sign)), ageMs: 0 }
       }
       const offender = await joinAsMember(company)
       void repeat(80, async (round) => {
@@ -102,11 +97,7 @@ export const NEWS_ATTACKS: readonly Attack[] = [
     refused: refusedWith('FLOOD'),
     mount: async (company) => {
       const offender = await joinAsMember(company)
-      void repeat(20_000, async (at) => {
-        const record = signRecord(offender.record(at), offender.certificate, offender.identity.sign)
-        await offender.node.publish(TOPICS.records, record)
-        company.did()
-      })
+      tell(company, offender.node, 20_000, (at) => offender.signedRecord(at))
     },
   },
   {
@@ -117,13 +108,8 @@ export const NEWS_ATTACKS: readonly Attack[] = [
       const offender = await joinAsMember(company)
       const { seed, certificate } = stolenDevice(company.victim)
       const victim = identityFromSeed(seed)
-      void repeat(400, async (at) => {
-        // Told by the offender: what the victim itself may say must not be used up by it.
-        const record = signRecord(recordOf(victim.id, at), certificate, victim.sign)
-        await offender.node.publish(TOPICS.records, record)
-        company.did()
-        await pause(10)
-      })
+      // Told by the offender: what the victim itself may say must not be used up by it.
+      tell(company, offender.node, 400, (at) => signRecord(recordOf(victim.id, at), certificate, victim.sign), 10)
     },
   },
   {
@@ -132,13 +118,8 @@ export const NEWS_ATTACKS: readonly Attack[] = [
     refused: undefined,
     mount: async (company) => {
       const offender = await joinAsMember(company)
-      const sign = (seq: number) => signRecord(offender.record(seq), offender.certificate, offender.identity.sign)
-      await offender.node.publish(TOPICS.records, sign(10))
-      void repeat(9, async (at) => {
-        await offender.node.publish(TOPICS.records, sign(at))
-        company.did()
-        await pause(200)
-      })
+      await offender.node.publish(TOPICS.records, offender.signedRecord(10))
+      tell(company, offender.node, 9, (at) => offender.signedRecord(at), 200)
     },
   },
   {
@@ -150,13 +131,9 @@ export const NEWS_ATTACKS: readonly Attack[] = [
       const identity = identityFromSeed(seed)
       const others = { ...company, addresses: company.addresses.slice(1) }
       const node = await startNode(others, identity, certificate, { root: 1, timestamp: 0 })
-      void repeat(1_000, async (at) => {
-        // As if it were switched off and on again and again.
-        const record = recordOf(identity.id, (at + 5) * 2 ** 24)
-        await node.publish(TOPICS.records, signRecord(record, certificate, identity.sign))
-        company.did()
-        await pause(500)
-      })
+      // As if it were switched off and on again and again.
+      const record = (at: number) => recordOf(identity.id, (at + 5) * 2 ** 24)
+      tell(company, node, 1_000, (at) => signRecord(record(at), certificate, identity.sign), 500)
     },
   },
   {
@@ -227,23 +204,37 @@ async function serveMetadata(company: Company, spoil: (bundle: MetadataBundle) =
   })
 }
 
-function stranger(company: Company): {
-  readonly identity: ReturnType<typeof identityFromSeed>
-  readonly certificate: Uint8Array
-} {
-  const ca = identityFromSeed(randomBytes(32))
+/** Publishes so many signed records, one after the other and as fast as they go, or with a pause after each. */
+function tell(
+  company: Company,
+  node: FleetNode,
+  times: number,
+  record: (at: number) => Uint8Array,
+  everyMs?: number,
+): void {
+  void repeat(times, async (at) => {
+    await node.publish(TOPICS.records, record(at))
+    company.did()
+    if (everyMs !== undefined) await pause(everyMs)
+  })
+}
+
+/** A new identity, and a certificate with which the holder of a CA key lets it in. */
+type Newcomer = { readonly identity: Identity; readonly certificate: Uint8Array }
+
+function admittedBy(
+  ca: { readonly publicHex: string; readonly sign: Identity['sign'] },
+  company: Company,
+  name: string,
+): Newcomer {
+  const { fleet } = company.repository
   const identity = identityFromSeed(randomBytes(32))
-  const card = {
-    fleet: company.repository.fleet,
-    device: identity.id,
-    name: 'stranger',
-    board: 'pi-4',
-    capabilities: ['sync' as const],
-    serial: 1,
-    epoch: 1,
-  }
-  return {
-    identity,
-    certificate: signCertificate(card, ca.publicHex, ca.sign),
-  }
+  const capabilities = ['sync'] as const
+  const card = { fleet, device: identity.id, name, board: 'pi-4', capabilities, serial: 1, epoch: 1 }
+  return { identity, certificate: signCertificate(card, ca.publicHex, ca.sign) }
+}
+
+/** Let in by a CA of its own, of which the fleet knows nothing. */
+function stranger(company: Company): Newcomer {
+  return admittedBy(identityFromSeed(randomBytes(32)), company, 'stranger')
 }

@@ -58,9 +58,11 @@ function vitest(project: string, node: string, names: readonly string[]): void {
   total.failed += counts?.numFailedTests ?? 0
   for (const file of counts?.testResults ?? []) {
     const where = `${relative(ROOT, file.name)} on Node ${version}`
-    for (const test of file.assertionResults.filter(({ status }) => status === 'failed'))
-      failures.push(`${where}: ${test.fullName}\n${test.failureMessages.join('\n')}`)
-    if (file.status === 'failed' && file.assertionResults.length === 0) failures.push(`${where}\n${file.message}`)
+    const failed = file.assertionResults.filter(({ status }) => status === 'failed')
+    for (const test of failed) failures.push(`${where}: ${test.fullName}\n${test.failureMessages.join('\n')}`)
+    // Not loaded, or not set up: its tests did not fail, they did not run.
+    if (file.status === 'failed' && failed.length === 0)
+      failures.push(`${where}\n${file.message || 'its set-up failed: see above'}`)
   }
   // A file that cannot be loaded has no failed test, yet it failed.
   if (done.status !== 0 && (counts?.numFailedTests ?? 0) === 0) {

@@ -1,6 +1,9 @@
 import { defineConfig } from 'vitest/config'
 import { ROOT } from './gates.ts'
 
+/** Programs, machines and networks take their time to come up. */
+const PATIENT = { testTimeout: 300_000, hookTimeout: 180_000 }
+
 export default defineConfig({
   root: ROOT,
   test: {
@@ -26,8 +29,7 @@ export default defineConfig({
         test: {
           name: 'machine',
           include: ['boot', 'buildroot', 'gates', 'images'].map((room) => `test/${room}/**/*.test.ts`),
-          testTimeout: 300_000,
-          hookTimeout: 180_000,
+          ...PATIENT,
           maxWorkers: 2,
         },
       },
@@ -36,8 +38,7 @@ export default defineConfig({
         test: {
           name: 'hostile',
           include: ['test/hostile/**/*.test.ts'],
-          testTimeout: 300_000,
-          hookTimeout: 180_000,
+          ...PATIENT,
           maxWorkers: 2,
         },
       },
@@ -46,8 +47,7 @@ export default defineConfig({
         test: {
           name: 'fleet',
           include: ['test/fleet/**/*.test.ts'],
-          testTimeout: 300_000,
-          hookTimeout: 180_000,
+          ...PATIENT,
           fileParallelism: false,
         },
       },
