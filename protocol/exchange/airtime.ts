@@ -4,7 +4,8 @@ export type RadioHops = 0 | 1 | 2
 /** What is known of a source. */
 export type HopSource = {
   readonly radioHops: RadioHops
-  readonly inFlightBytes: number
+  /** It was asked, or others are not because it is about to have what they have. */
+  readonly isWaitedFor: boolean
   readonly bytesThisSecond: number
 }
 
@@ -29,8 +30,9 @@ export class Airtime {
     for (const hops of [1, 2] as const) {
       const nearer = sources.filter((source) => source.radioHops < hops)
       const bytes = nearer.reduce((sum, source) => sum + source.bytesThisSecond, 0)
-      const asked = nearer.some((source) => source.inFlightBytes > 0)
-      const isSlow = asked && (bytes * 1_000) / elapsedMs < Math.min(LEAST_RATE, mostRate / 2)
+      const isSlow =
+        nearer.some(({ isWaitedFor }) => isWaitedFor) &&
+        (bytes * 1_000) / elapsedMs < Math.min(LEAST_RATE, mostRate / 2)
       this.#slowSeconds[hops] = isSlow ? this.#slowSeconds[hops] + 1 : 0
     }
   }

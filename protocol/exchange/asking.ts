@@ -32,6 +32,8 @@ type Source = {
   lastChunkMs: number
   bytesThisSecond: number
   unaskedBytes: number
+  /** When it last told of a chunk that it had gained. */
+  gainedMs: number
   readonly radioHops: RadioHops
 }
 
@@ -48,6 +50,8 @@ const ANY = -1
 /** With so few chunks left it is better to choose oneself, and a chunk may be asked of a second peer: the tail of a transfer
  *  must not wait for one slow link. */
 const ENDGAME_CHUNKS = 20
+/** A source that gained a chunk no longer ago is taken to be about to have the next, too. */
+const GAINING_MS = 1_000
 /** Candidates that are ranked by rarity for one question. */
 const SAMPLE = 256
 
@@ -130,6 +134,7 @@ export class Asking {
       lastChunkMs: this.#nowMs,
       bytesThisSecond: 0,
       unaskedBytes,
+      gainedMs: -Infinity,
       radioHops,
     })
     this.askAgain(peer)
@@ -179,9 +184,11 @@ export class Asking {
   }
 
   changed(peer: string, artifact: string, chunks: readonly number[], gained: boolean): void {
-    const bits = this.#sources.get(peer)?.has.get(artifact)
+    const source = this.#sources.get(peer)
+    const bits = source?.has.get(artifact)
     const held = this.#held.get(artifact)
-    if (bits === undefined || held === undefined) return
+    if (source === undefined || bits === undefined || held === undefined) return
+    if (gained) source.gainedMs = this.#nowMs
     for (const chunk of chunks) {
       if (gained ? bits.add(chunk) : bits.remove(chunk)) held.addAvailability(chunk, gained ? 1 : -1)
     }
@@ -244,7 +251,12 @@ export class Asking {
     const elapsedMs = this.#nowMs - this.#lastRateMs
     if (elapsedMs >= 1_000) {
       const sources = [...this.#sources.values()]
-      this.#airtime.tick(sources, elapsedMs, this.#receiveRate)
+      const seen = sources.map((source) => ({
+        radioHops: source.radioHops,
+        bytesThisSecond: source.bytesThisSecond,
+        isWaitedFor: source.inFlightBytes > 0 || this.#isGaining(source),
+      }))
+      this.#airtime.tick(seen, elapsedMs, this.#receiveRate)
       for (const source of sources) this.#adapt(source, elapsedMs)
       this.#lastRateMs = this.#nowMs
     }
@@ -298,16 +310,23 @@ export class Asking {
     }
   }
 
-  /** What a source has, but for what others with fewer radio hops have. */
+  /** What a source has, but for what others with fewer radio hops have, or are about to have. */
   #worthAsking(source: Source, artifact: string): Bitmap | undefined {
     const has = source.has.get(artifact)
     if (has === undefined || !this.#airtime.spares(source.radioHops)) return has
     const nearer: Bitmap[] = []
     for (const [peer, other] of this.#sources) {
       const theirs = other.radioHops < source.radioHops ? other.has.get(artifact) : undefined
-      if (theirs !== undefined && !this.#isClosed(peer)) nearer.push(theirs)
+      if (theirs === undefined || this.#isClosed(peer)) continue
+      if (!theirs.complete && this.#isGaining(other)) return undefined
+      nearer.push(theirs)
     }
     return nearer.length === 0 ? has : has.without(nearer)
+  }
+
+  /** What it gained is told by it and by those that have it from it, in whichever order the news arrives. */
+  #isGaining({ gainedMs }: Source): boolean {
+    return this.#nowMs - gainedMs < GAINING_MS
   }
 
   #ask(peer: string, source: Source, artifact: string, held: HeldArtifact, has: Bitmap): void {

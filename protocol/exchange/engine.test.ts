@@ -139,6 +139,31 @@ function swarmOf(seed: number, leechers: number): { swarm: Swarm; names: string[
   return { swarm, names }
 }
 
+/** An engine that wants all of the index, with a source on a wire and one behind the same air, neither of which has anything. */
+function nearAndFar() {
+  const engine = new ExchangeEngine(random(4))
+  engine.step({ type: 'want-artifact', index, have: new Bitmap(index.count), priority: 0 }, 0)
+  for (const [peer, radioHops] of [
+    ['wired', 1],
+    ['far', 2],
+  ] as const) {
+    engine.step({ type: 'peer-joined', peer, radioHops }, 0)
+    const bits = new Bitmap(index.count).bytes
+    const message = { type: 'have', artifact: index.id, size: index.count, bits } as const
+    engine.step({ type: 'message', peer, message }, 0)
+  }
+  return { engine, news: { type: 'gained', artifact: index.id } as const }
+}
+
+/** The chunks that are asked for by number, and of whom. */
+function asked(effects: readonly ExchangeEffect[]) {
+  return effects.flatMap((effect) =>
+    effect.type === 'send' && effect.message.type === 'want'
+      ? [{ peer: effect.peer, chunks: effect.message.chunks }]
+      : [],
+  )
+}
+
 describe('the exchange engine', () => {
   it('completes every peer under random schedules, and the seed gives little more than one copy', () => {
     fc.assert(
@@ -289,6 +314,29 @@ describe('the exchange engine', () => {
     expect(engine.step({ type: 'tick' }, 60_000)).toEqual([])
     engine.step({ type: 'limit', receiveRate: 100_000, isClosed: () => false }, 60_000)
     expect(engine.step({ type: 'tick' }, 61_000)).toMatchObject([{ message: { type: 'want-any', count: 1 } }])
+  })
+
+  it('leaves a chunk to a nearer source that is about to have it, for a second after the last one that it gained', () => {
+    const { engine, news } = nearAndFar()
+    engine.step({ type: 'message', peer: 'wired', message: { ...news, chunks: [0] } }, 1_000)
+    // News of the next came from the station first.
+    expect(asked(engine.step({ type: 'message', peer: 'far', message: { ...news, chunks: [1] } }, 1_100))).toEqual([])
+    expect(asked(engine.step({ type: 'tick' }, 1_900))).toEqual([])
+    expect(asked(engine.step({ type: 'tick' }, 2_100))).toEqual([{ peer: 'far', chunks: [1] }])
+  })
+
+  it('does not wait for a nearer source that goes on telling of chunks and brings none', () => {
+    const { engine, news } = nearAndFar()
+    engine.step({ type: 'message', peer: 'wired', message: { ...news, chunks: [0] } }, 1_000)
+    engine.step({ type: 'message', peer: 'far', message: { ...news, chunks: [1] } }, 1_000)
+    let askedMs: number | undefined
+    for (let ms = 1_000; ms < 10_000 && askedMs === undefined; ms += 500) {
+      const gained = { ...news, chunks: [2 + ms / 500] }
+      const effects = engine.step({ type: 'message', peer: 'wired', message: gained }, ms)
+      if (asked([...effects, ...engine.step({ type: 'tick' }, ms)]).some(({ peer }) => peer === 'far')) askedMs = ms
+    }
+    expect(askedMs).toBeGreaterThanOrEqual(3_000)
+    expect(askedMs).toBeLessThanOrEqual(5_000)
   })
 
   it('asks again for a chunk that was offered whole and turns out rotten', () => {
