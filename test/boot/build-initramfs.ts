@@ -3,9 +3,20 @@ import { chmodSync, copyFileSync, mkdirSync, readdirSync, rmSync, symlinkSync, w
 import { basename, join, resolve } from 'node:path'
 import { CACHE } from '../fleet/build-images.ts'
 
-const INIT_SOURCE = resolve(import.meta.dirname, '../../buildroot/package/flotilla-init/init.c')
+const INIT_SOURCES = resolve(import.meta.dirname, '../../buildroot/package/flotilla-init')
 /** What a board's kernel has built in and Debian's has as modules. */
-const MODULES = ['virtio_pci', 'virtio_blk', 'vfat', 'nls_cp437', 'nls_ascii', 'loop', 'squashfs', 'overlay', 'softdog']
+const MODULES = [
+  'virtio_pci',
+  'virtio_blk',
+  'vfat',
+  'nls_cp437',
+  'nls_ascii',
+  'loop',
+  'squashfs',
+  'overlay',
+  'softdog',
+  'algif_hash',
+]
 
 /** Debian's kernel, as the images of the fleets carry it. @throws when the images were not built */
 export function debianKernel(): string {
@@ -20,7 +31,10 @@ export function buildInitramfs(directory: string): string {
   const tree = join(directory, 'initramfs')
   mkdirSync(join(tree, 'modules'), { recursive: true })
   const warnings = ['-Wall', '-Wextra', '-Werror']
-  execFileSync('gcc', ['-static', '-Os', '-s', ...warnings, '-o', join(tree, 'init'), INIT_SOURCE], {
+  const sources = readdirSync(INIT_SOURCES)
+    .filter((name) => name.endsWith('.c'))
+    .map((name) => join(INIT_SOURCES, name))
+  execFileSync('gcc', ['-static', '-Os', '-s', ...warnings, '-o', join(tree, 'init'), ...sources], {
     stdio: 'inherit',
   })
   for (const [at, path] of moduleFiles(directory).entries())

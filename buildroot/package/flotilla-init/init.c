@@ -12,6 +12,10 @@
  *   flotilla.boot=WHERE         LABEL=, PARTLABEL=, PARTUUID= or /dev/...; default LABEL=BOOT
  *   flotilla.wait=SECONDS       how long the partition is waited for; default 30
  *   flotilla.overlay=PERCENT    of memory that changes to the root may take; default 25
+ *   flotilla.trial=SECONDS      on trial: reset unless the agent confirms it in time, and leave in /boot/trace how far it came;
+ *                               default 0, not on trial. The Raspberry Pi's firmware says it in the device tree instead
+ *   flotilla.select=1           the loader cannot count: look at the boot record, and start what is on trial with kexec
+ *   flotilla.verify=1           match rootfs and modules with the release's description first
  *   flotilla.watchdog=SECONDS   arms /dev/watchdog0: who does not feed it in time is reset; default 0, not armed
  *   flotilla.init=PATH          default /sbin/init
  *
@@ -22,29 +26,29 @@
  * Static and alone in the initramfs, but for /modules: kernel modules that are loaded in the order of their names.
  */
 #define _GNU_SOURCE
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/loop.h>
 #include <linux/watchdog.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
-#include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#define REBOOT_AFTER_SECONDS 5
+#include "common.h"
+#include "select.h"
+#include "trial.h"
+#include "verify.h"
+
 #define LOOK_AGAIN_MS 100
 /* Where things are mounted before the new root takes over. */
-#define BOOT "/flotilla/boot"
 #define LOWER "/flotilla/lower"
 #define CHANGES "/flotilla/changes"
 #define ROOT "/flotilla/root"
@@ -56,32 +60,11 @@ struct settings {
 	long wait_seconds;
 	long overlay_percent;
 	long watchdog_seconds;
+	long trial_seconds;
+	long select;
+	long verify;
+	char device[512]; /* of the boot partition, once it is found */
 };
-
-static void say(const char *format, ...)
-{
-	va_list list;
-	va_start(list, format);
-	fputs("flotilla-init: ", stderr);
-	vfprintf(stderr, format, list);
-	fputc('\n', stderr);
-	va_end(list);
-}
-
-/* Says why, and lets the boot loader try something else. */
-static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ...)
-{
-	va_list list;
-	va_start(list, format);
-	fputs("flotilla-init: cannot start: ", stderr);
-	vfprintf(stderr, format, list);
-	fprintf(stderr, "; reboot in %d s\n", REBOOT_AFTER_SECONDS);
-	va_end(list);
-	sleep(REBOOT_AFTER_SECONDS);
-	reboot(RB_AUTOBOOT);
-	/* The kernel panics when init ends, and reboots by panic=. */
-	_exit(1);
-}
 
 static void make_directory(const char *path)
 {
@@ -93,31 +76,6 @@ static void mount_at(const char *what, const char *where, const char *type, unsi
 {
 	if (mount(what, where, type, flags, options) != 0)
 		fail("mount %s on %s: %s", what, where, strerror(errno));
-}
-
-/* Reads at most size - 1 bytes and ends them with a zero. Returns their number, -1 when the file cannot be read. */
-static ssize_t read_file(const char *path, char *bytes, size_t size)
-{
-	ssize_t length, done = 0;
-	int file = open(path, O_RDONLY | O_CLOEXEC);
-	if (file < 0)
-		return -1;
-	while ((length = read(file, bytes + done, size - 1 - done)) > 0)
-		done += length;
-	close(file);
-	bytes[done] = 0;
-	return length < 0 ? -1 : done;
-}
-
-/* A number from..to; anything else leaves the default, and is said. */
-static void set_number(long *number, const char *name, const char *text, long from, long to)
-{
-	char *end;
-	long value = strtol(text, &end, 10);
-	if (*text == 0 || *end != 0 || value < from || value > to)
-		say("%s%s is not a number from %ld to %ld; it is %ld", name, text, from, to, *number);
-	else
-		*number = value;
 }
 
 static void set_text(char *field, size_t size, const char *name, const char *text)
@@ -153,10 +111,16 @@ static void read_settings(struct settings *settings)
 			set_number(&settings->overlay_percent, name, value, 1, 90);
 		else if (strcmp(name, "flotilla.watchdog=") == 0)
 			set_number(&settings->watchdog_seconds, name, value, 0, 3600);
+		else if (strcmp(name, "flotilla.trial=") == 0)
+			set_number(&settings->trial_seconds, name, value, 0, 86400);
+		else if (strcmp(name, "flotilla.select=") == 0)
+			set_number(&settings->select, name, value, 0, 1);
+		else if (strcmp(name, "flotilla.verify=") == 0)
+			set_number(&settings->verify, name, value, 0, 1);
 		else
 			say("%s is not known and ignored", name);
 	}
-	if (strlen(settings->slot) != 16 || strspn(settings->slot, "0123456789abcdef") != 16)
+	if (!is_hex(settings->slot, 16, 1))
 		fail("flotilla.slot=%s is not 16 hexadecimal digits", settings->slot);
 }
 
@@ -279,16 +243,18 @@ static int mount_with_slot(const char *device, const char *slot, char *why, size
 }
 
 /* Tries every device that is meant: a stick may have the same label. Returns whether one has the slot. */
-static int try_devices(const struct settings *settings, char *why, size_t size)
+static int try_devices(struct settings *settings, char *why, size_t size)
 {
 	struct dirent *entry;
 	int found = 0;
-	char device[512];
-	if (strchr(settings->boot, '=') == NULL)
-		return access(settings->boot, F_OK) == 0 && mount_with_slot(settings->boot, settings->slot, why, size);
+	char *device = settings->device;
+	if (strchr(settings->boot, '=') == NULL) {
+		strcpy(device, settings->boot);
+		return access(device, F_OK) == 0 && mount_with_slot(device, settings->slot, why, size);
+	}
 	DIR *blocks = opendir("/sys/class/block");
 	while (blocks != NULL && !found && (entry = readdir(blocks)) != NULL) {
-		snprintf(device, sizeof device, "/dev/%s", entry->d_name);
+		snprintf(device, sizeof settings->device, "/dev/%s", entry->d_name);
 		found = entry->d_name[0] != '.' && is_meant(settings->boot, entry->d_name, device) &&
 			mount_with_slot(device, settings->slot, why, size);
 	}
@@ -297,15 +263,8 @@ static int try_devices(const struct settings *settings, char *why, size_t size)
 	return found;
 }
 
-static long elapsed_ms(const struct timespec *since)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (now.tv_sec - since->tv_sec) * 1000 + (now.tv_nsec - since->tv_nsec) / 1000000;
-}
-
 /* Disks on USB take seconds to appear; the partition that was found first may not be ours. */
-static void mount_boot(const struct settings *settings)
+static void mount_boot(struct settings *settings)
 {
 	struct timespec start;
 	char why[512] = "no such partition";
@@ -315,6 +274,19 @@ static void mount_boot(const struct settings *settings)
 			fail("%s within %ld s: %s", settings->boot, settings->wait_seconds, why);
 		usleep(LOOK_AGAIN_MS * 1000);
 	}
+}
+
+/* The firmware of a Raspberry Pi says in the device tree whether this is a one-shot boot; how long it may take is in the slot. */
+static void read_pi_trial(struct settings *settings)
+{
+	char bytes[4 + 1], path[256], text[4096];
+	if (read_file("/proc/device-tree/chosen/bootloader/tryboot", bytes, sizeof bytes) != 4 || bytes[3] != 1)
+		return;
+	settings->trial_seconds = 600;
+	snprintf(path, sizeof path, BOOT "/releases/%s/loader.env", settings->slot);
+	const char *line = read_file(path, text, sizeof text) < 0 ? NULL : strstr(text, "fl_wait=");
+	if (line != NULL && atol(line + 8) > 0)
+		settings->trial_seconds = atol(line + 8);
 }
 
 /* Mounts a squashfs that lies in a file. The loop device goes when it is unmounted. */
@@ -376,7 +348,7 @@ static void set_machine_id(void)
 	ssize_t length = read_file(BOOT "/machine-id", id, sizeof id);
 	if (length < 0)
 		return;
-	if (length < 32 || strspn(id, "0123456789abcdef") != 32) {
+	if (length < 32 || !is_hex(id, 32, 0) || is_hex(id, 33, 0)) {
 		say("/boot/machine-id is not 32 hexadecimal digits and ignored");
 		return;
 	}
@@ -428,9 +400,22 @@ int main(void)
 	if (settings.watchdog_seconds > 0)
 		arm_watchdog(settings.watchdog_seconds);
 	mount_boot(&settings);
+	read_pi_trial(&settings);
+	if (settings.select)
+		select_slot(settings.device, settings.slot);
+	if (settings.trial_seconds > 0) {
+		begin_trace(settings.device, settings.slot);
+		trace("initramfs", "");
+	}
+	if (settings.verify)
+		verify_slot(settings.slot);
 	mount_root(&settings);
 	set_machine_id();
 	say("slot %s from %s", settings.slot, settings.boot);
+	if (settings.trial_seconds > 0) {
+		trace("system", "");
+		start_guard(settings.trial_seconds);
+	}
 	move_into_root(BOOT, ROOT "/boot");
 	move_into_root("/dev", ROOT "/dev");
 	move_into_root("/proc", ROOT "/proc");

@@ -1,0 +1,74 @@
+#include "common.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/reboot.h>
+#include <unistd.h>
+
+#include "trial.h"
+
+#define REBOOT_AFTER_SECONDS 5
+
+void say(const char *format, ...)
+{
+	va_list list;
+	va_start(list, format);
+	fputs("flotilla-init: ", stderr);
+	vfprintf(stderr, format, list);
+	fputc('\n', stderr);
+	va_end(list);
+}
+
+void fail(const char *format, ...)
+{
+	char why[400];
+	va_list list;
+	va_start(list, format);
+	vsnprintf(why, sizeof why, format, list);
+	va_end(list);
+	fprintf(stderr, "flotilla-init: cannot start: %s; reboot in %d s\n", why, REBOOT_AFTER_SECONDS);
+	trace("initramfs", why);
+	sleep(REBOOT_AFTER_SECONDS);
+	reboot(RB_AUTOBOOT);
+	/* The kernel panics when init ends, and reboots by panic=. */
+	_exit(1);
+}
+
+ssize_t read_file(const char *path, char *bytes, size_t size)
+{
+	ssize_t length, done = 0;
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		return -1;
+	while ((length = read(file, bytes + done, size - 1 - done)) > 0)
+		done += length;
+	close(file);
+	bytes[done] = 0;
+	return length < 0 ? -1 : done;
+}
+
+void set_number(long *number, const char *name, const char *text, long from, long to)
+{
+	char *end;
+	long value = strtol(text, &end, 10);
+	if (*text == 0 || *end != 0 || value < from || value > to)
+		say("%s%s is not a number from %ld to %ld; it is %ld", name, text, from, to, *number);
+	else
+		*number = value;
+}
+
+int is_hex(const char *text, size_t length, int whole)
+{
+	return strspn(text, "0123456789abcdef") >= length && (!whole || text[length] == 0);
+}
+
+long elapsed_ms(const struct timespec *since)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (now.tv_sec - since->tv_sec) * 1000 + (now.tv_nsec - since->tv_nsec) / 1000000;
+}

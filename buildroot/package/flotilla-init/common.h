@@ -1,0 +1,28 @@
+/* What all of flotilla-init uses. */
+#ifndef FLOTILLA_COMMON_H
+#define FLOTILLA_COMMON_H
+
+#include <stddef.h>
+#include <sys/types.h>
+#include <time.h>
+
+/* Where the boot partition is mounted before the new root takes over. */
+#define BOOT "/flotilla/boot"
+
+void __attribute__((format(printf, 1, 2))) say(const char *format, ...);
+
+/* Says why, leaves it for the agent, and reboots, so that the boot loader can try something else. */
+void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ...);
+
+/* Reads at most size - 1 bytes and ends them with a zero. Returns their number, -1 when the file cannot be read. */
+ssize_t read_file(const char *path, char *bytes, size_t size);
+
+/* A number from..to; anything else leaves the default, and is said. */
+void set_number(long *number, const char *name, const char *text, long from, long to);
+
+/* Whether the text is `length` hexadecimal digits, and nothing else when `whole`. */
+int is_hex(const char *text, size_t length, int whole);
+
+long elapsed_ms(const struct timespec *since);
+
+#endif

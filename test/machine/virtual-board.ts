@@ -1,0 +1,156 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { copyFileSync, existsSync } from 'node:fs'
+import type { BoardLayout } from '../../builder/layers/board.ts'
+
+/** The boot families whose firmware and loader QEMU runs for real. */
+export const LOADER_FAMILIES = ['systemd-boot', 'grub', 'uboot'] as const
+export type LoaderFamily = (typeof LOADER_FAMILIES)[number]
+
+/** A board as its layer declares it, as far as a virtual one is concerned. */
+export type VirtualBoard = {
+  readonly arch: 'x86_64' | 'aarch64'
+  readonly layout: BoardLayout
+  /** The serial port, as Linux names it. */
+  readonly console: string
+}
+
+const NO_RAW = { raw: [], bootFiles: undefined }
+export const VIRTUAL_BOARDS: Readonly<Record<LoaderFamily, VirtualBoard>> = {
+  'systemd-boot': {
+    arch: 'x86_64',
+    layout: { table: 'gpt', raw: [], bootFiles: 'efi-part' },
+    console: 'ttyS0',
+  },
+  grub: {
+    arch: 'x86_64',
+    layout: {
+      ...NO_RAW,
+      table: 'dos',
+      raw: [
+        { file: 'boot.img', atBytes: 0, fromBytes: 0, lengthBytes: 440 },
+        { file: 'grub.img', atBytes: 512, fromBytes: 0, lengthBytes: undefined },
+      ],
+    },
+    console: 'ttyS0',
+  },
+  uboot: { arch: 'aarch64', layout: { ...NO_RAW, table: 'dos' }, console: 'ttyAMA0' },
+}
+
+const EFI_CODE = '/usr/share/OVMF/OVMF_CODE_4M.fd'
+const EFI_VARIABLES = '/usr/share/OVMF/OVMF_VARS_4M.fd'
+const UBOOT = '/usr/lib/u-boot/qemu_arm64/u-boot.bin'
+
+export type MachineOptions = {
+  readonly family: LoaderFamily
+  /** A disk image; the machine writes to it. */
+  readonly disk: string
+  readonly memoryMiB?: number
+  /** Options of the disk's drive, such as `readonly=on`. */
+  readonly drive?: readonly string[]
+  /** The network card, as QEMU's `-nic` takes it. */
+  readonly nic?: string
+  readonly more?: readonly string[]
+}
+
+/** A virtual machine that runs: it is reset as often as it likes, until it is stopped. */
+export class Machine {
+  readonly #process: ChildProcess
+  #console = ''
+  readonly #ended: Promise<number | null>
+  #hasEnded = false
+  #listeners: (() => void)[] = []
+
+  constructor(options: MachineOptions) {
+    const { program, args } = commandOf(options)
+    this.#process = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+    const take = (part: Buffer) => {
+      this.#console += part.toString('latin1').replaceAll('\r', '')
+      for (const listener of this.#listeners) listener()
+    }
+    this.#process.stdout?.on('data', take)
+    this.#process.stderr?.on('data', take)
+    this.#ended = new Promise((resolve, reject) => {
+      this.#process.once('error', reject)
+      this.#process.once('close', (code) => {
+        this.#hasEnded = true
+        for (const listener of this.#listeners) listener()
+        resolve(code)
+      })
+    })
+    this.#ended.catch(() => {})
+  }
+
+  /** All that came over its serial port. */
+  get console(): string {
+    return this.#console
+  }
+
+  /** Its process, for a test that ends. */
+  get pid(): number {
+    return this.#process.pid ?? 0
+  }
+
+  /** Waits until the console shows what is wanted. @throws with the end of the console after the time limit */
+  async waitFor(isSeen: RegExp | ((console: string) => boolean), timeoutMs: number): Promise<void> {
+    const seen = typeof isSeen === 'function' ? isSeen : (console: string) => isSeen.test(console)
+    if (seen(this.#console)) return
+    await new Promise<void>((resolve, reject) => {
+      const done = (finish: () => void) => {
+        clearTimeout(timer)
+        this.#listeners = this.#listeners.filter((other) => other !== listener)
+        finish()
+      }
+      const fail = (why: string) =>
+        done(() => reject(new Error(`${why} before ${String(isSeen)}:\n${this.#console.slice(-3_000)}`)))
+      const listener = () => {
+        if (seen(this.#console)) done(resolve)
+        else if (this.#hasEnded) fail('the machine ended')
+      }
+      const timer = setTimeout(() => fail(`${timeoutMs} ms passed`), timeoutMs)
+      this.#listeners.push(listener)
+    })
+  }
+
+  /** Pulls the plug. */
+  async cut(): Promise<void> {
+    this.#process.kill('SIGKILL')
+    await this.#ended
+  }
+}
+
+function commandOf(options: MachineOptions): { readonly program: string; readonly args: readonly string[] } {
+  const { family, disk, memoryMiB = 256, drive = [], nic = 'none', more = [] } = options
+  const blockDrive = ['-drive', ['if=none', 'id=disk', 'format=raw', `file=${disk}`, ...drive].join(',')]
+  const shared = ['-accel', 'tcg', '-nographic', '-nic', nic, ...blockDrive]
+  switch (family) {
+    case 'systemd-boot': {
+      const variables = `${disk}.efivars`
+      if (!existsSync(variables)) copyFileSync(EFI_VARIABLES, variables)
+      return {
+        program: 'qemu-system-x86_64',
+        args: [
+          ...['-M', 'q35', '-cpu', 'Nehalem', '-m', String(memoryMiB)],
+          ...['-drive', `if=pflash,format=raw,readonly=on,file=${EFI_CODE}`],
+          ...['-drive', `if=pflash,format=raw,file=${variables}`],
+          ...[...shared, '-device', 'virtio-blk-pci,drive=disk,bootindex=1', ...more],
+        ],
+      }
+    }
+    case 'grub':
+      return {
+        program: 'qemu-system-x86_64',
+        args: [
+          ...['-M', 'pc', '-cpu', 'Nehalem', '-m', String(memoryMiB)],
+          ...[...shared, '-device', 'virtio-blk-pci,drive=disk,bootindex=1', ...more],
+        ],
+      }
+    case 'uboot':
+      return {
+        program: 'qemu-system-aarch64',
+        args: [
+          ...['-M', 'virt', '-cpu', 'cortex-a57', '-m', String(Math.max(512, memoryMiB)), '-bios', UBOOT],
+          ...[...shared, '-device', 'virtio-blk-device,drive=disk', ...more],
+        ],
+      }
+  }
+}
