@@ -1,4 +1,5 @@
 import { isMap, isPair, isScalar, LineCounter, parseDocument } from 'yaml'
+import { BOOT_FAMILIES, type BootFamily } from '../protocol/boot/slot-files.ts'
 import { FlotillaError } from '../protocol/errors.ts'
 import { NAME_PATTERN, shape } from '../protocol/shape.ts'
 import { type MaintenanceWindow, parseWindow } from './control/reboot-gate.ts'
@@ -13,7 +14,10 @@ export type AgentConfig = {
   readonly boot: string
   /** The directory on the persist partition. */
   readonly persist: string
-  readonly family: 'directory'
+  /** How this device boots. */
+  readonly family: BootFamily
+  /** From the start of a trial's kernel until its agent has to be up, seconds; then the device falls back. */
+  readonly trialBootSeconds: number
   readonly port: number
   /** Where peers fetch chunks; where it is taken, the system chooses another. */
   readonly bulkPort: number
@@ -50,6 +54,7 @@ const DEFAULTS = {
   boot: '/boot',
   persist: '/mnt/persist/flotilla',
   family: 'directory',
+  trialBootSeconds: 300,
   port: 4848,
   bulkPort: 4849,
   listen: [],
@@ -120,7 +125,8 @@ function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
     hardware: shape.string(json['hardware'], 'hardware', 128),
     boot: path('boot'),
     persist: path('persist'),
-    family: shape.oneOf(json['family'], 'family', ['directory']),
+    family: shape.oneOf(json['family'], 'family', BOOT_FAMILIES),
+    trialBootSeconds: shape.integer(json['trialBootSeconds'], 'trialBootSeconds', 10, 3_600),
     port: shape.integer(json['port'], 'port', 0, 65_535),
     bulkPort: shape.integer(json['bulkPort'], 'bulkPort', 0, 65_535),
     listen: strings('listen'),

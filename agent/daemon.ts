@@ -29,13 +29,15 @@ import { HolderSearch } from './holder-search.ts'
 import { probeEngine } from './health/engine-probe.ts'
 import { type Baseline, judgeBaseline } from './health/judge-health.ts'
 import { type CheckResult, runCheckDirectory } from './health/run-checks.ts'
-import { DirectoryBoot } from './slots/bootloaders/directory.ts'
+import { chooseBootloader } from './slots/bootloaders/choose-bootloader.ts'
 import { placeOf } from '../protocol/boot/slot-layout.ts'
 import { RolloutGate } from './slots/rollout-gate.ts'
+import { endTrialGuard } from './slots/trial-guard.ts'
 import { UpdateJournal } from './slots/update-journal.ts'
 import { Updater } from './slots/updater.ts'
 import { type ChunkSource, readSlots } from './slots/write-release.ts'
 import { ArtifactStore } from './store/artifact-store.ts'
+import type { BootArea } from './store/boot-area.ts'
 import { BlobStore } from './store/blob-store.ts'
 import { Carrier } from './store/carrier.ts'
 import { FileCompletion } from './store/file-completion.ts'
@@ -46,7 +48,7 @@ import { TrustKeeper } from './store/trust-keeper.ts'
 import { TrustStore } from './store/trust-store.ts'
 
 /** How the agent ended: it was told to stop, or the device has to reboot. */
-export type AgentEnd = { readonly reboot: boolean; readonly why: string }
+export type AgentEnd = { readonly reboot: boolean; readonly why: string; readonly argument?: string | undefined }
 
 const TICK_MS = 500
 const CONSIDER_MS = 2_000
@@ -60,7 +62,7 @@ const CLONED_MS = 60_000
 export class Agent {
   readonly #config: AgentConfig
   readonly #log: EventLog
-  readonly #boot: NodeDisk
+  readonly #boot: BootArea
   readonly #persist: NodeDisk
   readonly #slot: string
   readonly #stop = new AbortController()
@@ -68,11 +70,11 @@ export class Agent {
   #clonedToldMs = -Infinity
   #ended: (end: AgentEnd) => void = () => {}
 
-  constructor(config: AgentConfig, slot: string, log: EventLog) {
+  constructor(config: AgentConfig, boot: BootArea, slot: string, log: EventLog) {
     this.#config = config
     this.#slot = slot
     this.#log = log
-    this.#boot = new NodeDisk(config.boot)
+    this.#boot = boot
     this.#persist = new NodeDisk(config.persist)
     this.#holds = new HoldList(config.holdFile)
   }
@@ -155,7 +157,7 @@ export class Agent {
       completed: (file, signal) => completion.wait(file, signal),
     }
     const fetcher = new ReleaseFetcher(blobs, (sha256, maxBytes) => driver.fetchBlob(sha256, maxBytes))
-    const control = new DirectoryBoot(this.#boot, this.#slot)
+    const control = chooseBootloader(this.#config.family, this.#boot, this.#slot)
     const carrier = new Carrier({
       persist: this.#persist,
       store,
@@ -177,6 +179,9 @@ export class Agent {
       store,
       fetcher,
       control,
+      family: this.#config.family,
+      trialBootSeconds: this.#config.trialBootSeconds,
+      requireSoundBoot: () => this.#boot.requireSound(),
       journal: new UpdateJournal(this.#persist),
       chunks,
       log: this.#log,
@@ -197,6 +202,7 @@ export class Agent {
       ),
       baseline: () => this.#baseline(node),
       check: (before) => this.#check(before, node),
+      onProven: async () => void (await endTrialGuard()),
       onReboot: (why) => {
         this.#log.add('info', 'reboot', { reason: why })
         // The record that says so should still reach the neighbours.
@@ -283,9 +289,10 @@ export class Agent {
     await savePeers(this.#persist, node.known())
     await updater.stop()
     await node.stop()
+    const argument = end.reboot ? await control.prepareReboot() : undefined
     await this.#boot.close()
     await this.#persist.close()
-    return end
+    return { ...end, argument }
   }
 
   #isIdle: (peer: string) => boolean = () => true

@@ -1,13 +1,17 @@
 import { Command } from 'commander'
-import { readFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseAgentConfig } from '../config.ts'
 import { EventLog, type Level } from '../control/event-log.ts'
 import { Agent } from '../daemon.ts'
+import { BootArea } from '../store/boot-area.ts'
 
 /** Exit code by which the agent asks its init to reboot; the loader of the directory family understands it. */
 export const REBOOT_EXIT_CODE = 42
+
+/** systemd passes its content to the reboot system call (systemd, `man systemctl`, --reboot-argument=). */
+const REBOOT_ARGUMENT_FILE = '/run/systemd/reboot-param'
 
 const LEVELS: readonly Level[] = ['error', 'warn', 'info', 'debug']
 
@@ -28,7 +32,11 @@ export function agentCommand(): Command {
       const log = new EventLog(join(config.persist, 'log'), (event) => {
         if (LEVELS.indexOf(event.level) <= shown) process.stderr.write(`${JSON.stringify(event)}\n`)
       })
-      const agent = new Agent(config, bootedSlot(options.slot), log)
+      const slot = bootedSlot(options.slot)
+      const boot = await BootArea.open(config.boot)
+      const repaired = await boot.repair()
+      if (repaired !== '') log.add('warn', 'boot-area-repaired', { was: repaired })
+      const agent = new Agent(config, boot, slot, log)
       process.on('SIGTERM', () => agent.stop())
       process.on('SIGINT', () => agent.stop())
       // A library's stray rejection must not take the robot's updates down unnoticed: say it, end, be restarted.
@@ -37,6 +45,7 @@ export function agentCommand(): Command {
         process.exit(1)
       })
       const end = await agent.run()
+      if (end.argument !== undefined) writeFileSync(REBOOT_ARGUMENT_FILE, end.argument)
       process.exit(end.reboot ? REBOOT_EXIT_CODE : 0)
     })
   return new Command('agent').description('the agent of this device').addCommand(run)

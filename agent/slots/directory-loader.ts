@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { NodeDisk } from '../store/node-disk.ts'
 import { SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
-import { loadSlot } from './bootloaders/directory.ts'
+import { BINARY_FORMAT } from '../../protocol/boot/boot-record.ts'
+import { loadSlot } from './bootloaders/record-boot.ts'
 
 /**
  * The loader program of the `directory` boot family: plays firmware, bootloader and power button of a simulated
@@ -30,7 +31,7 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
 while (!off) {
   const disk = new NodeDisk(join(device, 'boot'))
   try {
-    const { slot, why } = await loadSlot(disk)
+    const { slot, why } = await loadSlot(disk, BINARY_FORMAT)
     process.stderr.write(`loader: starting ${slot} (${why})\n`)
     await boot(device, slot)
   } catch (error) {

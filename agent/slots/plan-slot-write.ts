@@ -1,3 +1,4 @@
+import { type BootFamily, startsKernel } from '../../protocol/boot/slot-files.ts'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { parentOf } from '../store/disk.ts'
 import { type Artifact, type ReleaseDescription, shortId } from '../../protocol/release/description.ts'
@@ -9,6 +10,7 @@ export type SlotStep =
   | { readonly type: 'make-directory'; readonly path: string }
   | { readonly type: 'complete'; readonly artifact: Artifact; readonly place: Place }
   | { readonly type: 'write-description'; readonly path: string }
+  | { readonly type: 'write-loader-files'; readonly slot: string }
   | { readonly type: 'flush-directory'; readonly area: Place['area']; readonly path: string }
   | { readonly type: 'verify'; readonly artifact: Artifact; readonly place: Place }
   | { readonly type: 'verify-description'; readonly path: string }
@@ -20,11 +22,17 @@ export const BOOT_RESERVE_BYTES = 4 * 2 ** 20
  * Orders the writes that put a release into a free slot. Pure.
  * After a power cut between any two steps the proven release still boots: no boot entry names the new files before
  * all of them were flushed, read back and matched; arming is a separate step after this plan.
+ * @param family - says whether a loader needs files in the slot
  * @param freeBytes - free space of the boot area, not counting files of this release that are there already
  * @throws FlotillaError NOT_ENOUGH_SPACE with both numbers, before anything is written
  * @see protocol/spec/slots.md, "Order of writes"
  */
-export function planSlotWrite(releaseId: string, release: ReleaseDescription, freeBytes: number): readonly SlotStep[] {
+export function planSlotWrite(
+  releaseId: string,
+  release: ReleaseDescription,
+  freeBytes: number,
+  family: BootFamily = 'directory',
+): readonly SlotStep[] {
   const places = release.artifacts.map((artifact) => ({ artifact, place: placeOf(releaseId, artifact) }))
   const neededBytes = places
     .filter(({ place }) => place.area === 'boot')
@@ -43,6 +51,7 @@ export function planSlotWrite(releaseId: string, release: ReleaseDescription, fr
     { type: 'make-directory', path: slot },
     ...places.map(({ artifact, place }): SlotStep => ({ type: 'complete', artifact, place })),
     { type: 'write-description', path: description },
+    ...(startsKernel(family) ? [{ type: 'write-loader-files', slot: shortId(releaseId) } as const] : []),
     ...directoriesOf([...places.map(({ place }) => place), { area: 'boot', path: description }]),
     ...places.map(({ artifact, place }): SlotStep => ({ type: 'verify', artifact, place })),
     { type: 'verify-description', path: description },

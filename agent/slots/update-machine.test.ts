@@ -10,6 +10,8 @@ const OLD = 'c'.repeat(16)
 const release = { id: ID, version: '2', era: 1, seq: 2, tries: 3 }
 const started = (slot: string, more: Partial<Extract<UpdateInput, { type: 'started' }>> = {}): UpdateInput => ({
   type: 'started',
+  oneShot: false,
+  trace: '',
   slot,
   good: OLD,
   remaining: undefined,

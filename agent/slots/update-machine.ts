@@ -44,7 +44,8 @@ export type UpdateInput =
   | { readonly type: 'may-reboot' }
   /**
    * The agent started. `slot` really booted, `good` is what boots without a trial; `remaining` are the tries the boot
-   * record has left for the target; `counted` is false while the loader has not run since the target was armed.
+   * record has left for the target; `counted` is false while the loader has not run since the target was armed; `oneShot`
+   * when each try has to be asked for; `trace` says how far the last trial came, empty when that is not known.
    */
   | {
       readonly type: 'started'
@@ -52,6 +53,8 @@ export type UpdateInput =
       readonly good: string
       readonly remaining: number | undefined
       readonly counted: boolean
+      readonly oneShot: boolean
+      readonly trace: string
     }
   | { readonly type: 'healthy'; readonly proven: ProvenFacts }
   /** The boot record says that the target is good. */
@@ -235,7 +238,7 @@ function mayReboot(state: UpdateState): Step {
 }
 
 function started(before: UpdateState, input: Extract<UpdateInput, { type: 'started' }>): Step {
-  const { slot, good, remaining, counted } = input
+  const { slot, good, remaining, counted, oneShot, trace } = input
   if (before.rollbackTo !== undefined && before.rollbackTo !== slot) {
     return { state: before, effects: goBack(slot, before.rollbackTo, 'rollback by hand, cut off before') }
   }
@@ -272,20 +275,29 @@ function started(before: UpdateState, input: Extract<UpdateInput, { type: 'start
       if (remaining === undefined)
         return { state: enter(state, 'fetching'), effects: [{ type: 'fetch', id: target.id }] }
       // Only the agent was restarted: the loader has not even tried yet.
-      if (!counted && state.transitions <= MAX_UNCOUNTED) {
+      if (oneShot && remaining > 0) return tryAgain(state, target)
+      if (!oneShot && !counted && state.transitions <= MAX_UNCOUNTED) {
         return { state: enter(state, 'armed'), effects: [{ type: 'reboot', why: `try ${target.version}` }] }
       }
-      return fell(state, target, remaining)
+      return fell(state, target, remaining, trace)
     case 'trial':
-      return fell(state, target, remaining ?? 0)
+      if (oneShot && remaining !== undefined && remaining > 0) return tryAgain(state, target)
+      return fell(state, target, remaining ?? 0, trace)
   }
 }
 
-function fell(state: UpdateState, target: Candidate, remaining: number): Step {
-  const reason =
+/** A try ended, however it did; the next one has to be asked for. */
+function tryAgain(state: UpdateState, target: Candidate): Step {
+  if (state.transitions > MAX_TRANSITIONS) return fail(state, target, 'tried too often without a verdict', '', false)
+  return { state: enter(state, 'armed'), effects: [{ type: 'reboot', why: `try ${target.version} again` }] }
+}
+
+function fell(state: UpdateState, target: Candidate, remaining: number, trace: string): Step {
+  const what =
     remaining > 0
       ? 'the loader went back to the old release with tries left: it could not start the new one'
       : `no trial boot was confirmed (${target.tries} tried): kernel, init or agent did not come up`
+  const reason = trace === '' ? what : `${what}; ${trace}`
   return fail(state, target, reason, '', false)
 }
 

@@ -12,10 +12,12 @@ import type { ArtifactStore } from '../store/artifact-store.ts'
 import type { Disk } from '../store/disk.ts'
 import type { ReleaseFetcher } from '../store/release-fetcher.ts'
 import type { BootControl } from './bootloaders/boot-control.ts'
+import type { BootFamily } from '../../protocol/boot/slot-files.ts'
 import { placeOf } from '../../protocol/boot/slot-layout.ts'
 import { chooseRollback } from './choose-rollback.ts'
 import type { RolloutGate } from './rollout-gate.ts'
 import { SignedReleases } from './signed-releases.ts'
+import { describeTrial } from './describe-trial.ts'
 import { SlotKeeper } from './slot-keeper.ts'
 import { stepUpdate, type UpdateEffect, type UpdateInput, type UpdateState } from './update-machine.ts'
 import type { UpdateJournal } from './update-journal.ts'
@@ -28,6 +30,10 @@ export type UpdaterDeps = {
   readonly fetcher: ReleaseFetcher
   readonly control: BootControl
   readonly journal: UpdateJournal
+  readonly family: BootFamily
+  readonly trialBootSeconds: number
+  /** @throws FlotillaError DISK_FAILED when the boot area should not be written to */
+  readonly requireSoundBoot: () => Promise<void>
   readonly chunks: ChunkSource
   readonly log: EventLog
   readonly device: {
@@ -43,6 +49,8 @@ export type UpdaterDeps = {
   /** Runs all checks once; on trial only. */
   readonly check: (before: Baseline) => Promise<readonly CheckResult[]>
   readonly onReboot: (why: string) => void
+  /** The running release is proven: what would reset the device otherwise may end. */
+  readonly onProven: () => Promise<void>
   /** A slot's files were removed: they are no longer offered. */
   readonly onForgotten: (artifact: string) => void
   /** Bytes that came from peers since the agent started. */
@@ -141,16 +149,22 @@ export class Updater {
   /** Tells the machine which slot booted; call once, when everything else is up. */
   async start(): Promise<void> {
     const target = this.#state.target
-    const { control } = this.#deps
+    const { control, boot } = this.#deps
+    const trace = target === undefined ? '' : await describeTrial(boot, control, this.#state, shortId(target.id))
     await this.#input({
       type: 'started',
       slot: control.current(),
       good: await control.good(),
       remaining: target === undefined ? undefined : await control.remaining(shortId(target.id)),
       counted: await control.counterMoves(),
+      oneShot: control.oneShot,
+      trace,
     })
     if (this.#state.phase !== 'trial') this.#provenSinceMs = performance.now()
-    if (this.#state.phase === 'idle') await this.#slots.collectGarbage(this.#state)
+    if (this.#state.phase !== 'idle') return
+    await this.#deps.onProven()
+    await control.settle()
+    await this.#slots.collectGarbage(this.#state)
   }
 
   async stop(): Promise<void> {
@@ -330,7 +344,10 @@ export class Updater {
         break
       case 'then':
         await this.#step(effect.input)
-        if (effect.input.type === 'confirmed') this.#provenSinceMs = performance.now()
+        if (effect.input.type === 'confirmed') {
+          this.#provenSinceMs = performance.now()
+          await this.#deps.onProven()
+        }
         await this.#slots.collectGarbage(this.#state)
         break
       case 'mark-bad':
@@ -394,6 +411,7 @@ export class Updater {
   }
 
   async #write(release: Release, indexes: ReadonlyMap<string, ChunkIndex>, signal: AbortSignal): Promise<void> {
+    await this.#deps.requireSoundBoot()
     await this.#slots.collectGarbage(this.#state)
     this.#writing = release.description.artifacts.map((artifact) => ({
       index: artifact.index.sha256,

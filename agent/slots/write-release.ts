@@ -4,8 +4,15 @@ import type { Bitmap } from '../../protocol/exchange/bitmap.ts'
 import type { StoredChunk } from '../../protocol/network/exchange-driver.ts'
 import type { Artifact, Release } from '../../protocol/release/description.ts'
 import type { ArtifactStore, HeldFile } from '../store/artifact-store.ts'
-import type { Disk } from '../store/disk.ts'
+import { type Disk, readSmallFile } from '../store/disk.ts'
 import type { BootControl } from './bootloaders/boot-control.ts'
+import {
+  type BootFamily,
+  COMMAND_LINE_ARTIFACT,
+  describeSlotBoot,
+  MAX_COMMAND_LINE_BYTES,
+  slotFiles,
+} from '../../protocol/boot/slot-files.ts'
 import { descriptionPath, type Place, placeOf, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
 import { planSlotWrite, type SlotStep } from './plan-slot-write.ts'
 import { shortId } from '../../protocol/release/description.ts'
@@ -25,6 +32,9 @@ export type WriteReleaseDeps = {
   readonly persist: Disk
   readonly store: ArtifactStore
   readonly control: BootControl
+  /** How the device boots, and how long a trial boot may take before its checks begin, seconds. */
+  readonly family: BootFamily
+  readonly trialBootSeconds: number
   readonly chunks: ChunkSource
   readonly onStep: (step: SlotStep) => void
 }
@@ -44,7 +54,7 @@ export async function writeRelease(
   signal: AbortSignal,
 ): Promise<void> {
   const here = await bytesInPlace(release, deps)
-  const plan = planSlotWrite(release.id, release.description, (await deps.boot.freeBytes()) + here)
+  const plan = planSlotWrite(release.id, release.description, (await deps.boot.freeBytes()) + here, deps.family)
   const files = new Map<string, HeldFile>()
   for (const step of plan) {
     signal.throwIfAborted()
@@ -91,17 +101,35 @@ async function runStep(
       break
     case 'verify':
       break
-    case 'verify-description': {
-      await deps.boot.dropCache(step.path)
-      const bytes = await deps.boot.read(step.path, 0, release.bytes.length + 1)
-      if (bytes === undefined || Buffer.compare(bytes, release.bytes) !== 0) {
-        throw new FlotillaError(
-          'VERIFY_FAILED',
-          `verify ${step.path}: it does not read back as written; the medium is failing`,
-        )
-      }
-    }
+    case 'write-loader-files':
+      await writeLoaderFiles(step.slot, release, deps)
+      break
+    case 'verify-description':
+      await requireSame(deps.boot, step.path, release.bytes)
   }
+}
+
+/** What the loader reads in the slot follows from the release: written once, flushed and read back like everything else. */
+async function writeLoaderFiles(slot: string, release: Release, deps: WriteReleaseDeps): Promise<void> {
+  const { artifacts, health } = release.description
+  const path = `${SLOTS_DIRECTORY}/${slot}/${COMMAND_LINE_ARTIFACT}`
+  const commandLine = await readSmallFile(deps.boot, path, MAX_COMMAND_LINE_BYTES)
+  const trialSeconds = deps.trialBootSeconds + health.deadlineSeconds
+  const boot = describeSlotBoot(slot, artifacts, Buffer.from(commandLine ?? []).toString('latin1'), trialSeconds)
+  for (const { name, bytes } of slotFiles(deps.family, boot)) {
+    const file = `${SLOTS_DIRECTORY}/${slot}/${name}`
+    await deps.boot.allocate(file, bytes.length)
+    await deps.boot.write(file, 0, bytes)
+    await deps.boot.flush(file)
+    await requireSame(deps.boot, file, bytes)
+  }
+}
+
+async function requireSame(disk: Disk, path: string, wanted: Uint8Array): Promise<void> {
+  await disk.dropCache(path)
+  const bytes = await disk.read(path, 0, wanted.length + 1)
+  if (bytes === undefined || Buffer.compare(bytes, wanted) !== 0)
+    throw new FlotillaError('VERIFY_FAILED', `verify ${path}: it does not read back as written; the medium is failing`)
 }
 
 async function verify(

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { type FileHandle, mkdir, open, readdir, rename, rm, stat, statfs } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, statfs, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import type { Disk } from './disk.ts'
@@ -88,13 +88,14 @@ export class NodeDisk implements Disk {
 
   async dropCache(path: string): Promise<void> {
     await this.#close(path)
-    // posix_fadvise(DONTNEED) is not in Node; coreutils' dd asks for it with count=0 and iflag=nocache. BusyBox's dd
-    // does not know the flag: the read-back then may come from the cache, which is what the system can do.
-    await new Promise<void>((resolve) => {
+    // posix_fadvise(DONTNEED) is not in Node; coreutils' dd asks for it with count=0 and iflag=nocache. BusyBox's dd does not
+    // know the flag: then all clean pages go, which only root may do; for others the read-back may come from the cache.
+    const dropped = await new Promise<boolean>((resolve) => {
       const dd = spawn('dd', [`if=${this.#at(path)}`, 'iflag=nocache', 'count=0'], { stdio: 'ignore' })
-      dd.on('error', () => resolve())
-      dd.on('close', () => resolve())
+      dd.on('error', () => resolve(false))
+      dd.on('close', (code) => resolve(code === 0))
     })
+    if (!dropped) await writeFile('/proc/sys/vm/drop_caches', '1').catch(() => {})
   }
 
   async rename(from: string, to: string): Promise<void> {

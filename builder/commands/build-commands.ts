@@ -10,6 +10,7 @@ import { readWaivers } from '../buildroot/configure.ts'
 import { configDelta, menuOf } from '../buildroot/menuconfig-delta.ts'
 import { offline, runInherited, runMakeOnTerminal } from '../buildroot/run-make.ts'
 import { isError } from '../buildroot/strict-check.ts'
+import { COMMAND_LINE_ARTIFACT, startsKernel } from '../../protocol/boot/slot-files.ts'
 import { bootTogether } from '../images/collect-images.ts'
 import { MANIFEST, manifestFor, writeManifest } from '../images/image-manifest.ts'
 import { readBoard } from '../layers/board.ts'
@@ -115,6 +116,7 @@ function noteImages({ composition, workspace, buildroot, config }: Prepared): vo
     )
   if (composition.core === undefined) rmSync(join(directory, 'skiff-core.yaml'), { force: true })
   else copyFileSync(composition.core, join(directory, 'skiff-core.yaml'))
+  if (startsKernel(board.family)) writeFileSync(join(directory, COMMAND_LINE_ARTIFACT), `${board.commandLine}\n`)
   const files = bootTogether(directory)
   writeManifest(directory, manifestFor(board, { layers: config, buildroot: buildroot.version, files }))
 }

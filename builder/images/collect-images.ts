@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { COMMAND_LINE_ARTIFACT } from '../../protocol/boot/slot-files.ts'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import type { ArtifactKind } from '../../protocol/release/description.ts'
 import { MANIFEST, readManifest } from './image-manifest.ts'
@@ -51,7 +52,10 @@ export function bootTogether(directory: string): readonly string[] {
   // What lies deeper belongs to a boot loader, such as the overlays of the Pi's firmware; device trees may be below a vendor.
   const ours = (name: string) => !name.includes('/') || /^[\w-]+\/[^/]+\.dtb$/.test(name)
   return walk(directory, '').filter(
-    (name) => kindOf(name) !== 'boot' && ours(name) && !/^(efi-part|rpi-firmware)\//.test(name),
+    (name) =>
+      (kindOf(name) !== 'boot' || name === COMMAND_LINE_ARTIFACT) &&
+      ours(name) &&
+      !/^(efi-part|rpi-firmware)\//.test(name),
   )
 }
 

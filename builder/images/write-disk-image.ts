@@ -118,6 +118,9 @@ function gather({ layout, device, images }: DiskImageOptions, scratch: string): 
   if (layout.bootFiles !== undefined) {
     cpSync(join(images, layout.bootFiles), boot, { recursive: true, dereference: true })
     rmSync(join(boot, 'loader'), { recursive: true, force: true })
+    // What the Pi's firmware is told for the board; the device's own config.txt includes it.
+    if (existsSync(join(boot, 'config.txt'))) renameSync(join(boot, 'config.txt'), join(boot, 'board.txt'))
+    rmSync(join(boot, 'cmdline.txt'), { force: true })
   }
   cpSync(join(device, 'boot'), boot, { recursive: true })
   mkdirSync(persist)

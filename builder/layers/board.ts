@@ -1,21 +1,10 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseDocument } from 'yaml'
+import { BOOT_FAMILIES, type BootFamily, parseCommandLine } from '../../protocol/boot/slot-files.ts'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { shape } from '../../protocol/shape.ts'
 import { type Layer, readText } from './layer.ts'
-
-/** How a board boots: the adapter that the agent uses on it. */
-export const BOOT_FAMILIES = [
-  'systemd-boot',
-  'uboot',
-  'raspberry-pi',
-  'grub',
-  'extlinux',
-  'container',
-  'directory',
-] as const
-export type BootFamily = (typeof BOOT_FAMILIES)[number]
 
 /** What a board layer declares in `metadata/board.yaml`. */
 export type Board = {
@@ -26,6 +15,8 @@ export type Board = {
   readonly hardware: readonly string[]
   readonly kernel: string
   readonly bootloader: string
+  /** What its kernel has to be told besides Flotilla's own words; goes into each release as the artifact `cmdline`. */
+  readonly commandLine: string
   /** Where proprietary code comes in. */
   readonly blobs: string
   /** How a medium is laid out that it boots from; undefined where something else starts it, such as an engine. */
@@ -52,7 +43,7 @@ export type RawImage = {
 /** The boot partition begins behind it. */
 export const FIRST_PARTITION_BYTES = 16 * 2 ** 20
 
-const KEYS = ['arch', 'family', 'hardware', 'kernel', 'bootloader', 'blobs', 'layout']
+const KEYS = ['arch', 'family', 'hardware', 'kernel', 'bootloader', 'blobs', 'commandLine', 'layout']
 
 /** The board that a layer is, undefined when it is none. @throws FlotillaError BAD_CONFIG with the file and the key */
 export function readBoard(layer: Layer): Board | undefined {
@@ -74,6 +65,7 @@ export function readBoard(layer: Layer): Board | undefined {
         .map((id) => shape.string(id, `${file}: hardware[]`, 128)),
       kernel: text('kernel'),
       bootloader: text('bootloader'),
+      commandLine: parseCommandLine(json['commandLine'] === undefined ? '' : text('commandLine')),
       blobs: text('blobs'),
       layout: json['layout'] === 'none' ? undefined : toLayout(json['layout'], `${file}: layout`),
     }

@@ -1,18 +1,29 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { constants, copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { constants, copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { firstBootRecords } from '../../protocol/boot/boot-record.ts'
+import {
+  type BootFamily,
+  COMMAND_LINE_ARTIFACT,
+  describeSlotBoot,
+  type SlotBoot,
+  slotFiles,
+  startsKernel,
+} from '../../protocol/boot/slot-files.ts'
 import { placeOf, PROVEN_MARKER, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { type Capability, signCertificate } from '../../protocol/membership/certificate.ts'
 import { identityFromSeed } from '../../protocol/network/identity.ts'
 import { encodeBundle } from '../../protocol/network/metadata-exchange.ts'
 import { type Release, shortId } from '../../protocol/release/description.ts'
+import { loaderFiles } from '../loaders/loader-files.ts'
 import type { SigningKey } from './key-file.ts'
 import type { Repository } from './repository.ts'
 
 /** A new member: its secret and the certificate that admits it. */
 export type Enrolment = { readonly id: string; readonly seed: Uint8Array; readonly certificate: Uint8Array }
+
+/** How a device boots, and the architecture of its board as board.yaml names it. */
+export type LoaderChoice = { readonly family: BootFamily; readonly arch: string; readonly trialBootSeconds: number }
 
 /** Signs a certificate for a device key. */
 export function enrol(
@@ -30,8 +41,10 @@ export function enrol(
 }
 
 /**
- * Lays out a device of the `directory` boot family: `boot/` with the release proven in its slot, `persist/` with
- * identity, certificate and the complete current metadata, `agent.yaml`. What a factory, or a simulated fleet, flashes.
+ * Lays out a device: `boot/` with the release proven in its slot and what its loader reads, `persist/` with identity,
+ * certificate and the complete current metadata, `agent.yaml`. What a factory, or a simulated fleet, flashes.
+ * @param loader - how it boots, the architecture of its board, and how long a trial boot may take before its checks begin
+ * @throws FlotillaError ALREADY_EXISTS, NOT_FOR_THIS_DEVICE, BAD_INPUT
  */
 export function createDeviceTree(
   repository: Repository,
@@ -39,8 +52,10 @@ export function createDeviceTree(
   enrolment: Enrolment,
   target: string,
   config: string,
+  loader: LoaderChoice = { family: 'directory', arch: '', trialBootSeconds: 0 },
 ): void {
   if (existsSync(target)) throw new FlotillaError('ALREADY_EXISTS', `create device ${target}: it exists`)
+  const slotBoot = startsKernel(loader.family) ? describeBoot(repository, release, loader) : undefined
   const slot = join(target, 'boot', SLOTS_DIRECTORY, shortId(release.id))
   const persist = join(target, 'persist')
   for (const artifact of release.description.artifacts) {
@@ -51,7 +66,12 @@ export function createDeviceTree(
   }
   writeFileSync(join(slot, 'description.json'), release.bytes)
   writeFileSync(join(slot, PROVEN_MARKER), '')
-  for (const { path, bytes } of firstBootRecords(shortId(release.id))) writeFileSync(join(target, 'boot', path), bytes)
+  if (slotBoot !== undefined)
+    for (const { name, bytes } of slotFiles(loader.family, slotBoot)) writeFileSync(join(slot, name), bytes)
+  for (const { path, bytes } of loaderFiles(loader.family, shortId(release.id), slotBoot, loader.arch)) {
+    mkdirSync(dirname(join(target, 'boot', path)), { recursive: true })
+    writeFileSync(join(target, 'boot', path), bytes)
+  }
   // Stable over releases, and the same when the medium is made anew: who it is in the fleet is who it is to systemd.
   const machineId = createHash('sha256').update(`flotilla machine-id\n${enrolment.id}`).digest('hex').slice(0, 32)
   writeFileSync(join(target, 'boot/machine-id'), `${machineId}\n`)
@@ -59,6 +79,14 @@ export function createDeviceTree(
   writeFileSync(join(persist, 'identity.key'), enrolment.seed, { mode: 0o600 })
   writeFileSync(join(persist, 'certificate.json'), enrolment.certificate)
   writeFileSync(join(target, 'agent.yaml'), config)
+}
+
+/** The same as the agent writes into the slot of a release that it installs. */
+function describeBoot(repository: Repository, { id, description }: Release, loader: LoaderChoice): SlotBoot {
+  const artifact = description.artifacts.find(({ name }) => name === COMMAND_LINE_ARTIFACT)
+  const commandLine = artifact === undefined ? '' : readFileSync(repository.artifactPath(artifact.sha256), 'latin1')
+  const trialSeconds = loader.trialBootSeconds + description.health.deadlineSeconds
+  return describeSlotBoot(shortId(id), description.artifacts, commandLine, trialSeconds)
 }
 
 // The layout that protocol/spec/slots.md and trust.md lay down; the agent reads it, a test boots what this writes.

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { LOADER_FILES } from '../boot/slot-files.ts'
 import { FlotillaError } from '../errors.ts'
 import { parseRolloutPlan, type RolloutPlan } from '../rollout/rollout-plan.ts'
 import { NAME_PATTERN, parseJson, shape } from '../shape.ts'
@@ -69,7 +70,7 @@ export type ReleaseDescription = {
 export type Release = { readonly id: string; readonly bytes: Uint8Array; readonly description: ReleaseDescription }
 
 /** Files that a slot has besides its artifacts. */
-const RESERVED_NAMES = ['description.json', 'proven']
+const RESERVED_NAMES = ['description.json', 'proven', ...LOADER_FILES]
 const NAME_SEGMENT = /^[A-Za-z0-9_][A-Za-z0-9._+-]{0,100}$/
 
 /**

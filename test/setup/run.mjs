@@ -7,6 +7,21 @@ import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..')
 const NODE_22 = '22.23.3'
+/** Firmware and loaders of virtual machines, and the programs that read what they read. */
+const LOADERS = {
+  'qemu-system-x86_64': 'qemu-system-x86',
+  'qemu-system-aarch64': 'qemu-system-arm',
+  '/usr/share/OVMF/OVMF_CODE_4M.fd': 'ovmf',
+  '/usr/lib/u-boot/qemu_arm64/u-boot.bin': 'u-boot-qemu',
+  '/usr/lib/grub/i386-pc/boot.img': 'grub-pc-bin',
+  'grub-mkimage': 'grub-common',
+  '/usr/lib/systemd/boot/efi/systemd-bootx64.efi': 'systemd-boot-efi',
+  bootctl: 'systemd-boot',
+  mkimage: 'u-boot-tools',
+  fw_printenv: 'libubootenv-tool',
+  'aarch64-linux-gnu-gcc': 'gcc-aarch64-linux-gnu',
+  '/usr/aarch64-linux-gnu/include/stdlib.h': 'libc6-dev-arm64-cross',
+}
 /** Debian packages by the program that shows that they are there. */
 const PACKAGES = {
   start: { mksquashfs: 'squashfs-tools', ip: 'iproute2', tc: 'iproute2' },
@@ -26,7 +41,7 @@ const PACKAGES = {
     'mkfs.vfat': 'dosfstools',
     mcopy: 'mtools',
     debugfs: 'e2fsprogs',
-    'qemu-system-x86_64': 'qemu-system-x86',
+    ...LOADERS,
     depmod: 'kmod',
     cpio: 'cpio',
     gcc: 'gcc',
@@ -87,6 +102,7 @@ process.chdir(root)
 installModules()
 const node = findNode()
 const environment = { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}:/usr/sbin:/sbin` }
+if (task === 'test:machine') installPackages(PACKAGES.test)
 if (task in PACKAGES) installPackages(PACKAGES[task])
 const entry = {
   start: ['test/fleet/start.ts'],
@@ -96,6 +112,7 @@ const entry = {
   bundle: ['test/setup/bundle.ts'],
   fuzz: ['test/fuzz/fuzz.ts'],
   'test:buildroot': ['test/buildroot/resolve-boards.ts'],
+  'test:machine': ['test/setup/test.ts', '--whole'],
   'test:kernels': ['test/buildroot/resolve-kernels.ts'],
   'test:uboots': ['test/buildroot/resolve-uboots.ts'],
   'test:skiffos': ['test/buildroot/compare-skiffos.ts'],

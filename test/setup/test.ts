@@ -7,8 +7,10 @@ import { GATES, ROOT, runGate } from './gates.ts'
 /**
  * `npm test`: the gates, the unit tests on Node 26 and Node 22, then everything that crosses parts.
  * The last line is `N passed, N failed, N skipped`. `npm test -- NAME` runs only files whose path contains NAME.
+ * With `--whole` (`npm run test:machine`) only what virtual machines take too long for otherwise.
  */
-const filters = process.argv.slice(2)
+const isWhole = process.argv[2] === '--whole'
+const filters = process.argv.slice(isWhole ? 3 : 2)
 const total = { passed: 0, failed: 0, skipped: 0 }
 /** What failed and why, told again at the end: a log may be kept by its end only. */
 const failures: string[] = []
@@ -16,7 +18,7 @@ const reports = join(ROOT, '.cache/reports')
 rmSync(reports, { recursive: true, force: true })
 mkdirSync(reports, { recursive: true })
 
-if (filters.length === 0) {
+if (filters.length === 0 && !isWhole) {
   for (const gate of GATES) {
     const { passed, output } = runGate(gate)
     process.stderr.write(`${passed ? 'ok    ' : 'FAILED'} ${gate.name}\n${passed ? '' : output}`)
@@ -25,11 +27,15 @@ if (filters.length === 0) {
   }
 }
 await buildImages((line) => process.stderr.write(`${line}\n`))
-const node22 = process.env['FLOTILLA_NODE_22'] ?? ''
-vitest('unit', process.execPath, filters)
-// What boards with 32 bits run; simulations and fault schedules decide nothing by the version of Node.
-if (filters.length === 0) vitest('unit', node22, ['agent/', 'builder/', 'protocol/'])
-for (const project of ['machine', 'hostile', 'fleet']) vitest(project, process.execPath, filters)
+if (isWhole) {
+  vitest('whole', process.execPath, filters)
+} else {
+  vitest('unit', process.execPath, filters)
+  // What boards with 32 bits run; simulations and fault schedules decide nothing by the version of Node.
+  const node22 = process.env['FLOTILLA_NODE_22'] ?? ''
+  if (filters.length === 0) vitest('unit', node22, ['agent/', 'builder/', 'protocol/'])
+  for (const project of ['machine', 'hostile', 'fleet']) vitest(project, process.execPath, filters)
+}
 for (const failure of failures) process.stdout.write(`\nFAILED ${failure}\n`)
 process.stdout.write(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped\n`)
 process.exitCode = total.failed === 0 && (total.skipped === 0 || process.env['CI'] === undefined) ? 0 : 1

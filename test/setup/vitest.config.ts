@@ -28,8 +28,20 @@ export default defineConfig({
       {
         test: {
           name: 'machine',
-          include: ['boot', 'buildroot', 'gates', 'images'].map((room) => `test/${room}/**/*.test.ts`),
+          include: ['boot', 'buildroot', 'gates', 'images', 'machine'].map(
+            (room) => `test/${room}/**/!(*.whole).test.ts`,
+          ),
           ...PATIENT,
+          maxWorkers: 2,
+        },
+      },
+      // The same, whole: `npm run test:machine`.
+      {
+        test: {
+          name: 'whole',
+          include: ['test/machine/**/*.test.ts'],
+          ...PATIENT,
+          testTimeout: 1_800_000,
           maxWorkers: 2,
         },
       },

@@ -171,7 +171,15 @@ export class RolloutSimulator {
   }
 
   #boot(device: Device): void {
-    device.input({ type: 'started', slot: shortId(NEW), good: shortId(OLD), remaining: 2, counted: true })
+    device.input({
+      type: 'started',
+      slot: shortId(NEW),
+      good: shortId(OLD),
+      remaining: 2,
+      counted: true,
+      oneShot: false,
+      trace: '',
+    })
     device.busyUntilMs = this.nowMs + 30_000
   }
 

@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest'
-import { DirectoryBoot, loadSlot } from '../../agent/slots/bootloaders/directory.ts'
+import { loadSlot, RecordBoot } from '../../agent/slots/bootloaders/record-boot.ts'
 import { UpdateJournal } from '../../agent/slots/update-journal.ts'
 import { type CutMode, PowerCut } from '../../agent/store/memory-disk.ts'
+import { BINARY_FORMAT } from '../../protocol/boot/boot-record.ts'
 import { factory, type Image, live, NEW, OLD, powerUp, runAgent, slotOf } from './slot-rig.ts'
 
 /** How unflushed and torn writes may end: nothing, everything, every other, and a tear inside the write. */
@@ -93,14 +94,14 @@ describe('an update whose power is cut', () => {
   it('boots a proven release when both boot records are damaged', async () => {
     const disk = await factory()
     for (const path of ['select.0', 'select.1']) disk.flipBit(path, 20)
-    expect(await loadSlot(disk)).toEqual({ slot: slotOf(OLD), why: 'rescue' })
+    expect(await loadSlot(disk, BINARY_FORMAT)).toEqual({ slot: slotOf(OLD), why: 'rescue' })
   })
 
   it('does not arm while the loader was not seen to write its counter', async () => {
     const disk = await factory()
-    const control = new DirectoryBoot(disk, slotOf(OLD))
+    const control = new RecordBoot(disk, slotOf(OLD), BINARY_FORMAT)
     await expect(control.arm(slotOf(NEW), 2)).rejects.toMatchObject({ code: 'BOOT_COUNTER_STUCK' })
-    await loadSlot(disk)
+    await loadSlot(disk, BINARY_FORMAT)
     expect(await control.counterMoves()).toBe(true)
     await control.arm(slotOf(NEW), 2)
     expect(await control.remaining(slotOf(NEW))).toBe(2)

@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto'
 import { stepUpdate, type UpdateInput, type UpdateState } from '../../agent/slots/update-machine.ts'
-import { DirectoryBoot, loadSlot } from '../../agent/slots/bootloaders/directory.ts'
+import { loadSlot, RecordBoot } from '../../agent/slots/bootloaders/record-boot.ts'
 import { UpdateJournal } from '../../agent/slots/update-journal.ts'
 import { type ChunkSource, writeRelease } from '../../agent/slots/write-release.ts'
 import { ArtifactStore } from '../../agent/store/artifact-store.ts'
 import { MemoryDisk } from '../../agent/store/memory-disk.ts'
-import { firstBootRecords } from '../../protocol/boot/boot-record.ts'
+import { BINARY_FORMAT, firstBootRecords } from '../../protocol/boot/boot-record.ts'
 import { descriptionPath, placeOf, PROVEN_MARKER, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
 import { type ChunkIndex, encodeChunkIndex } from '../../protocol/chunks/chunk-index.ts'
 import { type Artifact, encodeRelease, type Release, shortId } from '../../protocol/release/description.ts'
@@ -68,7 +68,7 @@ export async function factory(): Promise<MemoryDisk> {
 
 /** What the firmware and the loader do: choose a slot; it must be whole, or the board is a brick. */
 export async function powerUp(disk: MemoryDisk): Promise<Image> {
-  const { slot } = await loadSlot(disk)
+  const { slot } = await loadSlot(disk, BINARY_FORMAT)
   const found = [OLD, NEW].find((candidate) => slotOf(candidate) === slot)
   if (found === undefined) throw new Error(`loader chose ${slot}, which is no release`)
   for (const artifact of found.release.description.artifacts) {
@@ -83,7 +83,7 @@ export async function powerUp(disk: MemoryDisk): Promise<Image> {
 
 /** The agent of one boot: goes on with the update as far as it gets; true when it asks for a reboot. */
 export async function runAgent(disk: MemoryDisk, booted: Image): Promise<boolean> {
-  const control = new DirectoryBoot(disk, slotOf(booted))
+  const control = new RecordBoot(disk, slotOf(booted), BINARY_FORMAT)
   const journal = new UpdateJournal(disk)
   const store = new ArtifactStore(disk, () => Promise.resolve(undefined))
   for (const artifact of booted.release.description.artifacts) {
@@ -115,7 +115,16 @@ export async function runAgent(disk: MemoryDisk, booted: Image): Promise<boolean
         await writeRelease(
           NEW.release,
           NEW.indexes,
-          { boot: disk, persist: disk, store, control, chunks, onStep: () => {} },
+          {
+            boot: disk,
+            persist: disk,
+            store,
+            control,
+            family: 'directory',
+            trialBootSeconds: 60,
+            chunks,
+            onStep: () => {},
+          },
           new AbortController().signal,
         )
         await step({ type: 'written', id: NEW.release.id })
@@ -136,6 +145,8 @@ export async function runAgent(disk: MemoryDisk, booted: Image): Promise<boolean
     good: await control.good(),
     remaining,
     counted: await control.counterMoves(),
+    oneShot: control.oneShot,
+    trace: '',
   })
   if (!reboot && booted === OLD)
     await step({ type: 'candidate', release: { id: NEW.release.id, version: '2', era: 1, seq: 2, tries: 3 } })

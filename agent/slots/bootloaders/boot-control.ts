@@ -1,7 +1,7 @@
 /**
  * What the agent needs of any boot family (facts/ota-systems.md part C). Slots are named by `shortId`.
- * Every change is one durable write: when the promise resolves it survives a power cut, when the power fails before
- * that, either the old or the new state holds.
+ * Every change takes effect by one durable write: when the promise resolves it survives a power cut, when the power fails
+ * before that, either the old or the new state holds.
  */
 export type BootControl = {
   /** The slot that really booted, from what the kernel was given; never from a record of ours. */
@@ -20,4 +20,12 @@ export type BootControl = {
   readonly remaining: (slot: string) => Promise<number | undefined>
   /** Evidence that the loader can write its counter. */
   readonly counterMoves: () => Promise<boolean>
+  /** Whether the loader itself could not load the slot that is or was on trial; false where it cannot tell. */
+  readonly loadFailed: () => Promise<boolean>
+  /** Whether the agent has to ask for each try: the loader knows only one. */
+  readonly oneShot: boolean
+  /** Called when the agent starts and nothing is armed or on trial: asks for evidence that was lost. */
+  readonly settle: () => Promise<void>
+  /** Called right before a reboot. @returns what the reboot system call must be told, undefined for nothing */
+  readonly prepareReboot: () => Promise<string | undefined>
 }

@@ -1,0 +1,34 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { checkBootPartition } from './boot-files.ts'
+import { GOOD, LoaderRig, ON_TRIAL, TRIAL } from './loader-rig.ts'
+import { LOADER_FAMILIES } from './virtual-board.ts'
+
+describe.each(LOADER_FAMILIES)('the loader of %s, in a virtual machine', (family) => {
+  let rig: LoaderRig
+
+  beforeAll(() => {
+    rig = new LoaderRig(family)
+  })
+  afterAll(() => rig.close())
+
+  it('shows that it counts, tries a release as often as it may, and falls back by itself', async () => {
+    const disk = rig.newDisk()
+    expect(await rig.control(disk, GOOD, (control) => control.counterMoves())).toBe(false)
+    expect(await rig.run(disk, 1)).toEqual([GOOD])
+    await rig.control(disk, GOOD, async (control) => {
+      expect(await control.counterMoves()).toBe(true)
+      await control.arm(TRIAL, 2)
+      expect(await control.remaining(TRIAL)).toBe(2)
+    })
+    expect(await rig.run(disk, 3)).toEqual([ON_TRIAL, ON_TRIAL, GOOD])
+    expect(await rig.control(disk, GOOD, (control) => control.remaining(TRIAL))).toBe(0)
+    expect(checkBootPartition(disk, rig.root)).toBe('')
+  })
+
+  it('stays with a release that was confirmed, which is on trial no more', async () => {
+    const disk = await rig.armed(3)
+    expect(await rig.run(disk, 1)).toEqual([ON_TRIAL])
+    await rig.control(disk, TRIAL, (control) => control.markGood(TRIAL))
+    expect(await rig.run(disk, 2)).toEqual([TRIAL, TRIAL])
+  })
+})
