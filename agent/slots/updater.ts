@@ -412,6 +412,7 @@ export class Updater {
 
   async #write(release: Release, indexes: ReadonlyMap<string, ChunkIndex>, signal: AbortSignal): Promise<void> {
     await this.#deps.requireSoundBoot()
+    await this.#deps.control.requireCounting()
     await this.#slots.collectGarbage(this.#state)
     this.#writing = release.description.artifacts.map((artifact) => ({
       index: artifact.index.sha256,

@@ -8,6 +8,7 @@ import { benchGossip } from './gossip.ts'
 import { benchPair } from './pair.ts'
 import { benchRest } from './rest.ts'
 import { benchSoak } from './soak.ts'
+import { benchSwap } from './swap.ts'
 import { benchSwarm } from './swarm.ts'
 
 /** One measured comparison. `ratio` = ours / peer, both from this run; below 1 is better. `bound`: what physics allows. */
@@ -27,6 +28,7 @@ const BENCHES = {
   gossip: benchGossip,
   delta: benchDelta,
   rest: benchRest,
+  swap: benchSwap,
   soak: benchSoak,
 } as const
 

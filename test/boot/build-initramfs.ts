@@ -1,12 +1,14 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { chmodSync, copyFileSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 import { CACHE } from '../fleet/build-images.ts'
+import { type Arch, kernelTree } from '../machine/debian-trees.ts'
 
 const INIT_SOURCES = resolve(import.meta.dirname, '../../buildroot/package/flotilla-init')
 /** What a board's kernel has built in and Debian's has as modules. */
 const MODULES = [
   'virtio_pci',
+  'virtio_mmio',
   'virtio_blk',
   'vfat',
   'nls_cp437',
@@ -14,30 +16,27 @@ const MODULES = [
   'loop',
   'squashfs',
   'overlay',
+  'i6300esb',
   'softdog',
   'algif_hash',
 ]
 
-/** Debian's kernel, as the images of the fleets carry it. @throws when the images were not built */
-export function debianKernel(): string {
-  const directory = join(CACHE, 'trees/kernel/boot')
-  const name = readdirSync(directory).find((file) => file.startsWith('vmlinuz'))
-  if (name === undefined) throw new Error(`no kernel in ${directory}; build the images first`)
-  return join(directory, name)
-}
-
-/** The initramfs of a device, with the modules that this kernel needs. Made as the Buildroot package makes it. */
-export function buildInitramfs(directory: string): string {
+/**
+ * The initramfs of a device, with the modules that Debian's kernel needs. Made as the Buildroot package makes it.
+ * @param directory - a scratch of its own
+ */
+export function buildInitramfs(directory: string, arch: Arch = 'x86_64'): string {
   const tree = join(directory, 'initramfs')
   mkdirSync(join(tree, 'modules'), { recursive: true })
   const warnings = ['-Wall', '-Wextra', '-Werror']
   const sources = readdirSync(INIT_SOURCES)
     .filter((name) => name.endsWith('.c'))
     .map((name) => join(INIT_SOURCES, name))
-  execFileSync('gcc', ['-static', '-Os', '-s', ...warnings, '-o', join(tree, 'init'), ...sources], {
+  const compiler = arch === 'aarch64' ? 'aarch64-linux-gnu-gcc' : 'gcc'
+  execFileSync(compiler, ['-static', '-Os', '-s', ...warnings, '-o', join(tree, 'init'), ...sources], {
     stdio: 'inherit',
   })
-  for (const [at, path] of moduleFiles(directory).entries())
+  for (const [at, path] of moduleFiles(directory, arch, MODULES).entries())
     copyFileSync(path, join(tree, 'modules', `${String(at).padStart(2, '0')}-${basename(path)}`))
   const file = join(directory, 'initramfs.cpio.gz')
   execFileSync('sh', [
@@ -47,15 +46,19 @@ export function buildInitramfs(directory: string): string {
   return file
 }
 
-/** The files of the modules and of what they depend on, in the order in which they load. */
-function moduleFiles(directory: string): readonly string[] {
-  const [version = ''] = readdirSync(join(CACHE, 'trees/kernel/lib/modules'))
+/**
+ * The files of modules and of what they depend on, in the order in which they load. What a kernel has built in, or not at
+ * all, is passed over.
+ */
+export function moduleFiles(directory: string, arch: Arch, names: readonly string[]): readonly string[] {
+  const lib = join(kernelTree(arch), 'lib')
+  const [version = ''] = readdirSync(join(lib, 'modules'))
   const root = join(directory, 'kernel')
-  execFileSync('cp', ['-al', join(CACHE, 'trees/kernel/lib'), mkdir(root)])
+  execFileSync('cp', ['-al', join(lib, 'modules'), mkdir(join(root, 'lib'))])
   execFileSync('depmod', ['-b', root, version])
-  const files = MODULES.flatMap((name) => {
-    const text = execFileSync('modprobe', ['-d', root, '-S', version, '--show-depends', name], { encoding: 'utf8' })
-    return [...text.matchAll(/^insmod (\S+)/gm)].map(([, path = '']) => path)
+  const files = names.flatMap((name) => {
+    const asked = spawnSync('modprobe', ['-d', root, '-S', version, '--show-depends', name], { encoding: 'utf8' })
+    return [...asked.stdout.matchAll(/^insmod (\S+)/gm)].map(([, path = '']) => path)
   })
   const kept = [...new Set(files)].map((path) => {
     const copy = join(mkdir(join(directory, 'ko')), basename(path))

@@ -5,7 +5,8 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { writeDiskImage } from '../../builder/images/write-disk-image.ts'
 import { squash } from '../fleet/build-images.ts'
-import { buildInitramfs, buildRoot, debianKernel } from './build-initramfs.ts'
+import { kernelOf } from '../machine/debian-trees.ts'
+import { buildInitramfs, buildRoot } from './build-initramfs.ts'
 import { runMachine } from './virtual-machine.ts'
 
 const SLOT = '0123456789abcdef'
@@ -31,7 +32,7 @@ let stick: string
 
 beforeAll(() => {
   root = mkdtempSync(join(tmpdir(), 'flotilla-boot-'))
-  kernel = debianKernel()
+  kernel = kernelOf('x86_64')
   initramfs = buildInitramfs(root)
   const device = join(root, 'device')
   for (const [slot, script] of [

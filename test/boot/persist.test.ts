@@ -5,7 +5,8 @@ import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { writeDiskImage } from '../../builder/images/write-disk-image.ts'
 import { imageSet, squash } from '../fleet/build-images.ts'
-import { buildInitramfs, buildRoot, debianKernel } from './build-initramfs.ts'
+import { kernelOf } from '../machine/debian-trees.ts'
+import { buildInitramfs, buildRoot } from './build-initramfs.ts'
 import { runMachine } from './virtual-machine.ts'
 
 const SLOT = '0123456789abcdef'
@@ -40,7 +41,7 @@ let image: string
 
 beforeAll(() => {
   root = mkdtempSync(join(tmpdir(), 'flotilla-persist-'))
-  kernel = debianKernel()
+  kernel = kernelOf('x86_64')
   initramfs = buildInitramfs(root)
   const device = join(root, 'device')
   const slot = join(device, 'boot/releases', SLOT)

@@ -9,7 +9,8 @@ import { emptyTrace, parseTrace } from '../../protocol/boot/boot-trace.ts'
 import { slotFiles } from '../../protocol/boot/slot-files.ts'
 import { squash } from '../fleet/build-images.ts'
 import { checkBootPartition, readBootFile, writeBootFile } from '../machine/boot-files.ts'
-import { buildInitramfs, buildRoot, debianKernel } from './build-initramfs.ts'
+import { kernelOf } from '../machine/debian-trees.ts'
+import { buildInitramfs, buildRoot } from './build-initramfs.ts'
 import { type MachineRun, runMachine } from './virtual-machine.ts'
 
 const GOOD = '0123456789abcdef'
@@ -30,7 +31,7 @@ let disk: string
 
 beforeAll(() => {
   root = mkdtempSync(join(tmpdir(), 'flotilla-trial-'))
-  kernel = debianKernel()
+  kernel = kernelOf('x86_64')
   initramfs = buildInitramfs(root)
   const device = join(root, 'device')
   for (const [slot, script] of [

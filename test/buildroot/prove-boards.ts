@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { checkFragments } from '../../builder/buildroot/built-programs.ts'
 import { readWaivers } from '../../builder/buildroot/configure.ts'
+import { startsKernel } from '../../protocol/boot/slot-files.ts'
 import { readBoard } from '../../builder/layers/board.ts'
 import { type BoardProof, readProofs, withProof, writeProofs } from '../../builder/layers/board-proof.ts'
 import { type Composition, composeLayers } from '../../builder/layers/compose-layers.ts'
@@ -46,10 +47,10 @@ export function proveBoards(test: BoardTest): void {
   try {
     for (const { name } of catalogue.list()) {
       if (wanted.length > 0 && !wanted.includes(name)) continue
-      if (readBoard(catalogue.get(name, test.step)) === undefined) continue
-      const composition = composeLayers(
-        openChain(where, `${name},flotilla/agent,flotilla/modules,apps/docker`, 'default'),
-      )
+      const board = readBoard(catalogue.get(name, test.step))
+      if (board === undefined) continue
+      const ours = startsKernel(board.family) ? 'flotilla/init,flotilla/modules' : 'flotilla/agent'
+      const composition = composeLayers(openChain(where, `${name},${ours},apps/docker`, 'default'))
       if (valueOf(composition, test.symbol) !== 'y') continue
       const problems = tryProblems(test, composition, scratch)
       const passed = problems.length === 0

@@ -134,7 +134,7 @@ function buildVariant(variant: Variant, kernel: string, agent: string): void {
 }
 
 /** Bytes that look random and are the same in every run. */
-function incompressible(name: string, lengthBytes: number): Uint8Array {
+export function incompressible(name: string, lengthBytes: number): Uint8Array {
   const cipher = createCipheriv(
     'aes-128-ctr',
     createHash('sha256').update(name).digest().subarray(0, 16),

@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -96,12 +96,22 @@ function list(partition: string, path: string): readonly string[] {
     .filter((name) => name !== '' && name !== ':' && name !== '::')
 }
 
-/** What fsck says of the boot partition; empty when all is well. */
-export function checkBootPartition(image: string, scratch: string): string {
+/** What fsck says of the boot partition, after it repaired what the agent has repaired when it starts; empty when all is well. */
+export function checkBootPartition(image: string, scratch: string, isRepaired = false): string {
   const file = join(scratch, 'boot-partition.img')
   const { start, size } = firstPartition(image)
-  execFileSync('dd', [`if=${image}`, `of=${file}`, 'bs=512', `skip=${start}`, `count=${size}`, 'status=none'])
+  execFileSync('dd', [
+    `if=${image}`,
+    `of=${file}`,
+    'bs=1M',
+    'iflag=skip_bytes,count_bytes',
+    `skip=${start * 512}`,
+    `count=${size * 512}`,
+    'conv=sparse',
+    'status=none',
+  ])
   try {
+    if (isRepaired) spawnSync('/usr/sbin/fsck.vfat', ['-a', '-w', file], { stdio: 'ignore' })
     execFileSync('/usr/sbin/fsck.vfat', ['-n', file], { stdio: 'pipe' })
     return ''
   } catch (error) {

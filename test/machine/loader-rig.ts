@@ -10,7 +10,7 @@ import { loaderFiles } from '../../builder/loaders/loader-files.ts'
 import { slotFiles } from '../../protocol/boot/slot-files.ts'
 import { PROVEN_MARKER, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
 import { changeBootFiles, copyImage, makeLoaderImages } from './boot-files.ts'
-import { kernelOf } from './debian-kernel.ts'
+import { kernelOf } from './debian-trees.ts'
 import { type LoaderFamily, Machine, type MachineOptions, VIRTUAL_BOARDS } from './virtual-board.ts'
 
 export const GOOD = '0123456789abcdef'
@@ -125,8 +125,11 @@ export class LoaderRig {
     let result: T | undefined
     await changeBootFiles(disk, async (directory) => {
       const area = new NodeDisk(directory)
-      result = await use(chooseBootloader(this.#family, area, booted))
-      await area.close()
+      try {
+        result = await use(chooseBootloader(this.#family, area, booted))
+      } finally {
+        await area.close()
+      }
     })
     return result as T
   }

@@ -2,9 +2,11 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { copyFileSync, existsSync } from 'node:fs'
 import type { BoardLayout } from '../../builder/layers/board.ts'
 
-/** The boot families whose firmware and loader QEMU runs for real. */
+/** The boot families whose loader counts by itself, and which QEMU runs for real. */
 export const LOADER_FAMILIES = ['systemd-boot', 'grub', 'uboot'] as const
-export type LoaderFamily = (typeof LOADER_FAMILIES)[number]
+/** All that QEMU runs: U-Boot reads extlinux.conf, and the initramfs counts. */
+export const MACHINE_FAMILIES = [...LOADER_FAMILIES, 'extlinux'] as const
+export type LoaderFamily = (typeof MACHINE_FAMILIES)[number]
 
 /** A board as its layer declares it, as far as a virtual one is concerned. */
 export type VirtualBoard = {
@@ -34,11 +36,15 @@ export const VIRTUAL_BOARDS: Readonly<Record<LoaderFamily, VirtualBoard>> = {
     console: 'ttyS0',
   },
   uboot: { arch: 'aarch64', layout: { ...NO_RAW, table: 'dos' }, console: 'ttyAMA0' },
+  extlinux: { arch: 'aarch64', layout: { ...NO_RAW, table: 'dos' }, console: 'ttyAMA0' },
 }
 
 const EFI_CODE = '/usr/share/OVMF/OVMF_CODE_4M.fd'
 const EFI_VARIABLES = '/usr/share/OVMF/OVMF_VARS_4M.fd'
 const UBOOT = '/usr/lib/u-boot/qemu_arm64/u-boot.bin'
+
+/** A network card: the tap interface that it is, in the network namespace where QEMU runs. */
+export type Attachment = { readonly namespace: string; readonly tap: string; readonly mac: string }
 
 export type MachineOptions = {
   readonly family: LoaderFamily
@@ -47,8 +53,10 @@ export type MachineOptions = {
   readonly memoryMiB?: number
   /** Options of the disk's drive, such as `readonly=on`. */
   readonly drive?: readonly string[]
-  /** The network card, as QEMU's `-nic` takes it. */
-  readonly nic?: string
+  /** A file that takes down every write and flush of the disk (`readWriteLog`). */
+  readonly writeLog?: string
+  /** The network that it is on; none without one. */
+  readonly network?: Attachment
   readonly more?: readonly string[]
 }
 
@@ -61,7 +69,10 @@ export class Machine {
   #listeners: (() => void)[] = []
 
   constructor(options: MachineOptions) {
-    const { program, args } = commandOf(options)
+    const command = commandOf(options)
+    const { namespace } = options.network ?? {}
+    // `ip netns exec` becomes the program: what is started is what is ended.
+    const [program = '', ...args] = namespace === undefined ? command : ['ip', 'netns', 'exec', namespace, ...command]
     this.#process = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
     const take = (part: Buffer) => {
       this.#console += part.toString('latin1').replaceAll('\r', '')
@@ -111,6 +122,12 @@ export class Machine {
     })
   }
 
+  /** Ends QEMU in order, so that its log of writes is whole. */
+  async end(): Promise<void> {
+    this.#process.kill('SIGTERM')
+    await this.#ended
+  }
+
   /** Pulls the plug. */
   async cut(): Promise<void> {
     this.#process.kill('SIGKILL')
@@ -118,39 +135,47 @@ export class Machine {
   }
 }
 
-function commandOf(options: MachineOptions): { readonly program: string; readonly args: readonly string[] } {
-  const { family, disk, memoryMiB = 256, drive = [], nic = 'none', more = [] } = options
-  const blockDrive = ['-drive', ['if=none', 'id=disk', 'format=raw', `file=${disk}`, ...drive].join(',')]
-  const shared = ['-accel', 'tcg', '-nographic', '-nic', nic, ...blockDrive]
+function commandOf(options: MachineOptions): readonly string[] {
+  const { family, disk, memoryMiB = 256, drive = [], network, more = [] } = options
+  const blockDrive =
+    options.writeLog === undefined
+      ? ['-drive', ['if=none', 'id=disk', 'format=raw', `file=${disk}`, ...drive].join(',')]
+      : [
+          ...['-blockdev', `driver=file,node-name=medium,filename=${disk}`],
+          ...['-blockdev', `driver=file,node-name=log,filename=${options.writeLog}`],
+          ...['-blockdev', 'driver=blklogwrites,node-name=disk,file=medium,log=log,log-sector-size=512'],
+        ]
+  const shared = ['-accel', 'tcg', '-nographic', ...blockDrive, ...(network === undefined ? ['-nic', 'none'] : [])]
+  const bus = VIRTUAL_BOARDS[family].arch === 'aarch64' ? 'device' : 'pci'
+  if (network !== undefined)
+    shared.push(
+      ...['-netdev', `tap,id=lan,ifname=${network.tap},script=no,downscript=no`],
+      ...['-device', `virtio-net-${bus},netdev=lan,mac=${network.mac}`],
+    )
   switch (family) {
     case 'systemd-boot': {
       const variables = `${disk}.efivars`
       if (!existsSync(variables)) copyFileSync(EFI_VARIABLES, variables)
-      return {
-        program: 'qemu-system-x86_64',
-        args: [
-          ...['-M', 'q35', '-cpu', 'Nehalem', '-m', String(memoryMiB)],
-          ...['-drive', `if=pflash,format=raw,readonly=on,file=${EFI_CODE}`],
-          ...['-drive', `if=pflash,format=raw,file=${variables}`],
-          ...[...shared, '-device', 'virtio-blk-pci,drive=disk,bootindex=1', ...more],
-        ],
-      }
+      return [
+        'qemu-system-x86_64',
+        ...['-M', 'q35', '-cpu', 'Nehalem', '-m', String(memoryMiB)],
+        ...['-drive', `if=pflash,format=raw,readonly=on,file=${EFI_CODE}`],
+        ...['-drive', `if=pflash,format=raw,file=${variables}`],
+        ...[...shared, '-device', 'virtio-blk-pci,drive=disk,bootindex=1', ...more],
+      ]
     }
     case 'grub':
-      return {
-        program: 'qemu-system-x86_64',
-        args: [
-          ...['-M', 'pc', '-cpu', 'Nehalem', '-m', String(memoryMiB)],
-          ...[...shared, '-device', 'virtio-blk-pci,drive=disk,bootindex=1', ...more],
-        ],
-      }
+      return [
+        'qemu-system-x86_64',
+        ...['-M', 'pc', '-cpu', 'Nehalem', '-m', String(memoryMiB)],
+        ...[...shared, '-device', 'virtio-blk-pci,drive=disk,bootindex=1', ...more],
+      ]
     case 'uboot':
-      return {
-        program: 'qemu-system-aarch64',
-        args: [
-          ...['-M', 'virt', '-cpu', 'cortex-a57', '-m', String(Math.max(512, memoryMiB)), '-bios', UBOOT],
-          ...[...shared, '-device', 'virtio-blk-device,drive=disk', ...more],
-        ],
-      }
+    case 'extlinux':
+      return [
+        'qemu-system-aarch64',
+        ...['-M', 'virt', '-cpu', 'cortex-a57', '-m', String(Math.max(512, memoryMiB)), '-bios', UBOOT],
+        ...[...shared, '-device', 'virtio-blk-device,drive=disk', ...more],
+      ]
   }
 }

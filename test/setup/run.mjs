@@ -78,6 +78,15 @@ const PACKAGES = {
     '/usr/lib/python3/dist-packages/elftools/__init__.py': 'python3-pyelftools',
   },
   bench: {
+    ...LOADERS,
+    'mkfs.vfat': 'dosfstools',
+    mcopy: 'mtools',
+    sfdisk: 'fdisk',
+    debugfs: 'e2fsprogs',
+    depmod: 'kmod',
+    cpio: 'cpio',
+    gcc: 'gcc',
+    '/usr/include/stdlib.h': 'libc6-dev',
     mksquashfs: 'squashfs-tools',
     ip: 'iproute2',
     tc: 'iproute2',
@@ -102,10 +111,11 @@ process.chdir(root)
 installModules()
 const node = findNode()
 const environment = { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}:/usr/sbin:/sbin` }
-if (task === 'test:machine') installPackages(PACKAGES.test)
+if (task === 'test:machine' || task === 'start:machines') installPackages(PACKAGES.test)
 if (task in PACKAGES) installPackages(PACKAGES[task])
 const entry = {
   start: ['test/fleet/start.ts'],
+  'start:machines': ['test/machine/start.ts'],
   test: ['test/setup/test.ts'],
   check: ['test/setup/check.ts'],
   bench: ['test/bench/bench.ts'],

@@ -292,9 +292,11 @@ describe.each(COUNTING)('a loader that counts: %s', (_name, make) => {
   it('arms only when the loader was seen to count since the last time', () =>
     onBoard(make, async ({ control, powerUp }) => {
       expect(await control(OLD).counterMoves()).toBe(false)
+      await expect(control(OLD).requireCounting()).rejects.toMatchObject({ code: 'BOOT_COUNTER_STUCK' })
       await expect(control(OLD).arm(NEW, 1)).rejects.toMatchObject({ code: 'BOOT_COUNTER_STUCK' })
       await powerUp()
       expect(await control(OLD).counterMoves()).toBe(true)
+      await control(OLD).requireCounting()
       await control(OLD).arm(NEW, 1)
       await expect(control(OLD).arm(NEW, 1)).rejects.toMatchObject({ code: 'BOOT_COUNTER_STUCK' })
     }))

@@ -20,6 +20,11 @@ export type BootControl = {
   readonly remaining: (slot: string) => Promise<number | undefined>
   /** Evidence that the loader can write its counter. */
   readonly counterMoves: () => Promise<boolean>
+  /**
+   * Asked before the first byte of a release is written, and again when it is armed.
+   * @throws FlotillaError BOOT_COUNTER_STUCK when falling back cannot be relied on, with why
+   */
+  readonly requireCounting: () => Promise<void>
   /** Whether the loader itself could not load the slot that is or was on trial; false where it cannot tell. */
   readonly loadFailed: () => Promise<boolean>
   /** Whether the agent has to ask for each try: the loader knows only one. */

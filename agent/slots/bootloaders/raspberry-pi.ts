@@ -49,9 +49,7 @@ export class RaspberryPiBoot implements BootControl {
   }
 
   async arm(slot: string, tries: number): Promise<void> {
-    const problem = await this.#problem()
-    if (problem !== undefined)
-      throw new FlotillaError('BOOT_COUNTER_STUCK', `arm slot ${slot}: ${problem}, so falling back cannot be relied on`)
+    await this.requireCounting()
     const { path, offset, bytes } = trybootSwitch(await this.#files.prepare(slot))
     await this.#disk.write(path, offset, bytes)
     await this.#disk.flush(path)
@@ -74,6 +72,12 @@ export class RaspberryPiBoot implements BootControl {
 
   async counterMoves(): Promise<boolean> {
     return (await this.#problem()) === undefined
+  }
+
+  async requireCounting(): Promise<void> {
+    const problem = await this.#problem()
+    if (problem !== undefined)
+      throw new FlotillaError('BOOT_COUNTER_STUCK', `update: ${problem}, so falling back cannot be relied on`)
   }
 
   loadFailed(): Promise<boolean> {

@@ -54,13 +54,7 @@ export class RecordBoot implements BootControl {
     const record = await this.#read()
     if (this.#counts === 'agent')
       return this.#write({ ...record, trial: slot, tries, canaryAsked: 1, canarySeen: 1, loadFailed: false })
-    if (!hasAnswered(record)) {
-      throw new FlotillaError(
-        'BOOT_COUNTER_STUCK',
-        `arm slot ${slot}: the loader did not answer the last canary (asked ${record.canaryAsked}, seen ${record.canarySeen}), so falling back cannot be relied on; check that it can write the boot area`,
-        { details: { asked: record.canaryAsked, seen: record.canarySeen } },
-      )
-    }
+    requireAnswer(record)
     await this.#write({ ...record, trial: slot, tries, canaryAsked: record.canaryAsked + 1, loadFailed: false })
   }
 
@@ -85,6 +79,10 @@ export class RecordBoot implements BootControl {
 
   async counterMoves(): Promise<boolean> {
     return hasAnswered(await this.#read())
+  }
+
+  async requireCounting(): Promise<void> {
+    if (this.#counts === 'loader') requireAnswer(await this.#read())
   }
 
   async loadFailed(): Promise<boolean> {
@@ -119,6 +117,16 @@ export class RecordBoot implements BootControl {
 
 function hasAnswered({ canaryAsked, canarySeen }: BootRecord): boolean {
   return canarySeen === canaryAsked && canarySeen > 0
+}
+
+function requireAnswer(record: BootRecord): void {
+  if (hasAnswered(record)) return
+  const { canaryAsked: asked, canarySeen: seen } = record
+  throw new FlotillaError(
+    'BOOT_COUNTER_STUCK',
+    `update: the loader did not answer the last canary (asked ${asked}, seen ${seen}), so falling back cannot be relied on; reboot once, and check that the loader can write the boot area`,
+    { details: { asked, seen } },
+  )
 }
 
 async function readRecords(disk: Disk, format: RecordFormat): Promise<(BootRecord | undefined)[]> {

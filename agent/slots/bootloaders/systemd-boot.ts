@@ -59,12 +59,7 @@ export class SystemdBoot implements BootControl {
   }
 
   async arm(slot: string, tries: number): Promise<void> {
-    if (!(await this.counterMoves())) {
-      throw new FlotillaError(
-        'BOOT_COUNTER_STUCK',
-        `arm slot ${slot}: systemd-boot was not seen to count a boot since the last trial, so falling back cannot be relied on; reboot once, and check that the firmware can write the boot partition`,
-      )
-    }
+    await this.requireCounting()
     await this.#makeTrial(await readSlotBoot(this.#disk, slot), tries, 'trial')
   }
 
@@ -94,6 +89,14 @@ export class SystemdBoot implements BootControl {
     const trials = await this.#trials()
     const enabled = trials.filter((trial) => trial.enabled)
     return (enabled.length > 0 ? enabled : trials).some(({ done }) => done > 0)
+  }
+
+  async requireCounting(): Promise<void> {
+    if (await this.counterMoves()) return
+    throw new FlotillaError(
+      'BOOT_COUNTER_STUCK',
+      'update: systemd-boot was not seen to count a boot since the last trial, so falling back cannot be relied on; reboot once, and check that the firmware can write the boot partition',
+    )
   }
 
   loadFailed(): Promise<boolean> {
