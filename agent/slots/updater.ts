@@ -403,8 +403,10 @@ export class Updater {
       } catch (error) {
         if (signal.aborted) return
         const code = isFlotillaError(error) ? error.code : 'UNEXPECTED'
+        // Said once, however often it is tried.
+        if (this.#waitingFor !== messageOf(error))
+          this.#deps.log.add('error', 'write-failed', { release: id, code, error: messageOf(error) })
         this.#waitingFor = messageOf(error)
-        this.#deps.log.add('error', 'write-failed', { release: id, code, error: messageOf(error) })
         await this.#deps.sleep(RETRY_MS, signal).catch(() => {})
       }
     }

@@ -81,7 +81,7 @@ function makeCommand(): Command {
       'after',
       `
 Needs no root. The last partition, persist, grows to the medium when the device boots first. What its boot loader is told
-comes with the boot families of real boards, which are not there yet (README, "Limits").
+(entries, scripts, boot records) was laid out by flotilla device create.
 
 Example:
   flotilla device create robot-3 pi-4@2026.11.2 --name robot-3 --for-image

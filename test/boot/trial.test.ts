@@ -19,6 +19,7 @@ const STUCK = '00000000000000aa'
 const COMMAND_LINE = 'console=ttyS0 quiet panic=1 mitigations=off'
 const REPORT = `
 echo "started: $($b cat /proc/cmdline)"
+echo "traced: $($b sed -n 3p /boot/trace)"
 echo "guard: $($b cat /proc/$FLOTILLA_GUARD/comm 2>/dev/null)"
 $b sleep 1
 $b poweroff -f`
@@ -77,6 +78,8 @@ describe('a boot on trial, in a virtual machine', () => {
   it('leaves how far it came, with the boot partition read-only and sound', async () => {
     const { console, ended } = await boot(`flotilla.slot=${TRIAL} flotilla.trial=60`)
     expect(console).toContain('guard: flotilla-guard')
+    // Not what was in memory of the file before.
+    expect(console).toContain('traced: system')
     expect(ended).toBe(true)
     expect(parseTrace(read('trace'))).toEqual({ slot: TRIAL, stage: 'system', why: '' })
     expect(checkBootPartition(disk, root)).toBe('')

@@ -20,10 +20,22 @@ export function makeLoaderImages(family: LoaderFamily, images: string): void {
     mkdirSync(join(images, 'efi-part/EFI/BOOT'), { recursive: true })
     copyFileSync(SYSTEMD_BOOT, join(images, 'efi-part/EFI/BOOT/BOOTX64.EFI'))
   }
+  if (family === 'extlinux') {
+    mkdirSync(join(images, 'syslinux'), { recursive: true })
+    copyFileSync('/usr/lib/syslinux/mbr/mbr.bin', join(images, 'mbr.bin'))
+    // Its own file has another name; what it reads is the same.
+    writeFileSync(join(images, 'syslinux/syslinux.cfg'), 'INCLUDE /extlinux/extlinux.conf\n')
+  }
   if (family !== 'grub') return
   copyFileSync(join(GRUB, 'boot.img'), join(images, 'boot.img'))
   const prefix = '(hd0,msdos1)/boot/grub' // BR2_TARGET_GRUB2_BOOT_PARTITION
   execFileSync('grub-mkimage', [...['-O', 'i386-pc', '-p', prefix, '-o', join(images, 'grub.img')], ...GRUB_MODULES])
+}
+
+/** What a factory does with the finished image: SYSLINUX has to know the sectors where it lies. */
+export function installLoader(family: LoaderFamily, image: string): void {
+  if (family === 'extlinux')
+    execFileSync('syslinux', ['--install', '--offset', String(FIRST_PARTITION_BYTES), image], { stdio: 'inherit' })
 }
 
 /** The boot partition of an image, for mtools. */

@@ -4,7 +4,7 @@ import type { BoardLayout } from '../../builder/layers/board.ts'
 
 /** The boot families whose loader counts by itself, and which QEMU runs for real. */
 export const LOADER_FAMILIES = ['systemd-boot', 'grub', 'uboot'] as const
-/** All that QEMU runs: U-Boot reads extlinux.conf, and the initramfs counts. */
+/** All that QEMU runs: SYSLINUX reads what extlinux and U-Boot read, and the initramfs counts. */
 export const MACHINE_FAMILIES = [...LOADER_FAMILIES, 'extlinux'] as const
 export type LoaderFamily = (typeof MACHINE_FAMILIES)[number]
 
@@ -36,7 +36,15 @@ export const VIRTUAL_BOARDS: Readonly<Record<LoaderFamily, VirtualBoard>> = {
     console: 'ttyS0',
   },
   uboot: { arch: 'aarch64', layout: { ...NO_RAW, table: 'dos' }, console: 'ttyAMA0' },
-  extlinux: { arch: 'aarch64', layout: { ...NO_RAW, table: 'dos' }, console: 'ttyAMA0' },
+  extlinux: {
+    arch: 'x86_64',
+    layout: {
+      table: 'dos',
+      raw: [{ file: 'mbr.bin', atBytes: 0, fromBytes: 0, lengthBytes: 440 }],
+      bootFiles: 'syslinux',
+    },
+    console: 'ttyS0',
+  },
 }
 
 const EFI_CODE = '/usr/share/OVMF/OVMF_CODE_4M.fd'
@@ -165,13 +173,13 @@ function commandOf(options: MachineOptions): readonly string[] {
       ]
     }
     case 'grub':
+    case 'extlinux':
       return [
         'qemu-system-x86_64',
         ...['-M', 'pc', '-cpu', 'Nehalem', '-m', String(memoryMiB)],
         ...[...shared, '-device', 'virtio-blk-pci,drive=disk,bootindex=1', ...more],
       ]
     case 'uboot':
-    case 'extlinux':
       return [
         'qemu-system-aarch64',
         ...['-M', 'virt', '-cpu', 'cortex-a57', '-m', String(Math.max(512, memoryMiB)), '-bios', UBOOT],

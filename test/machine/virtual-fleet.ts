@@ -6,7 +6,7 @@ import { promisify } from 'node:util'
 import { stringify } from 'yaml'
 import { writeDiskImage } from '../../builder/images/write-disk-image.ts'
 import { imageSet } from '../fleet/build-images.ts'
-import { copyImage, makeLoaderImages } from './boot-files.ts'
+import { copyImage, installLoader, makeLoaderImages } from './boot-files.ts'
 import { MachineImages, type Variant } from './machine-images.ts'
 import { type Attachment, type LoaderFamily, Machine, type MachineOptions, VIRTUAL_BOARDS } from './virtual-board.ts'
 import { VirtualLan } from './virtual-lan.ts'
@@ -101,6 +101,7 @@ export class VirtualFleet {
     const sizes = { bootPartitionBytes: undefined, totalBytes: undefined }
     const efi = this.family === 'systemd-boot'
     writeDiskImage({ layout, efi, device: tree, images: this.#loader, file: disk, ...sizes })
+    installLoader(this.family, disk)
     rmSync(tree, { recursive: true })
     truncateSync(disk, DISK_BYTES)
     const device = { name, disk, ...this.#lan.attach(), machine: undefined }

@@ -17,6 +17,8 @@ const LOADERS = {
   'grub-mkimage': 'grub-common',
   '/usr/lib/systemd/boot/efi/systemd-bootx64.efi': 'systemd-boot-efi',
   bootctl: 'systemd-boot',
+  syslinux: 'syslinux',
+  '/usr/lib/syslinux/mbr/mbr.bin': 'syslinux-common',
   mkimage: 'u-boot-tools',
   fw_printenv: 'libubootenv-tool',
   'aarch64-linux-gnu-gcc': 'gcc-aarch64-linux-gnu',

@@ -40,6 +40,8 @@ type Board = {
   readonly control: (booted: string) => BootControl
   /** Firmware and loader: the slot that is started. The real ones do the same in virtual machines (test/machine). */
   readonly powerUp: () => Promise<string>
+  /** The evidence is gone: the records, or the entry that was counted. */
+  readonly lose: () => Promise<void>
   readonly close: () => Promise<void>
 }
 /** What a family's loader does when the machine starts. @param argument - of the reboot, undefined after a reset */
@@ -186,6 +188,11 @@ async function boardOf({ family, format, loader, control }: Family, where: (type
       booted = await loader(disk, await control(disk, booted).prepareReboot())
       return booted
     },
+    lose: async () => {
+      const entries = (await disk.list(ENTRIES_DIRECTORY)).filter((name) => parseTrialEntryName(name) !== undefined)
+      for (const path of ['select.0', 'select.1', ...entries.map((name) => `${ENTRIES_DIRECTORY}/${name}`)])
+        await disk.remove(path)
+    },
     close: () => files.close(),
   }
 }
@@ -299,5 +306,18 @@ describe.each(COUNTING)('a loader that counts: %s', (_name, make) => {
       await control(OLD).requireCounting()
       await control(OLD).arm(NEW, 1)
       await expect(control(OLD).arm(NEW, 1)).rejects.toMatchObject({ code: 'BOOT_COUNTER_STUCK' })
+    }))
+
+  it('is asked for evidence anew when what it kept is lost, and updates go on', () =>
+    onBoard(make, async ({ control, powerUp, lose }) => {
+      await powerUp()
+      await lose()
+      expect(await control(OLD).counterMoves()).toBe(false)
+      await expect(control(OLD).requireCounting()).rejects.toMatchObject({ code: 'BOOT_COUNTER_STUCK' })
+      await control(OLD).settle()
+      expect(await powerUp()).toBe(OLD)
+      expect(await control(OLD).counterMoves()).toBe(true)
+      await control(OLD).arm(NEW, 1)
+      expect([await powerUp(), await powerUp()]).toEqual([NEW, OLD])
     }))
 })

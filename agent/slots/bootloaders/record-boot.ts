@@ -97,8 +97,13 @@ export class RecordBoot implements BootControl {
     return record.trial
   }
 
-  settle(): Promise<void> {
-    return Promise.resolve()
+  /** Records that are lost altogether are begun anew, both of them: a loader may be able to overwrite them, not to make them. */
+  async settle(): Promise<void> {
+    const copies = await readRecords(this.#disk, this.#format)
+    if (copies.some((copy) => copy !== undefined)) return
+    const record = await this.#read()
+    await this.#write(record)
+    await this.#write(record)
   }
 
   prepareReboot(): Promise<string | undefined> {

@@ -34,6 +34,8 @@ int find_sector(struct sector *sector, const char *device, const char *path)
 		close(file);
 		return -1;
 	}
+	/* What is in memory of the file would go on to be read, whatever is written below it. */
+	posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
 	close(file);
 	sector->at = (off_t)block * block_bytes;
 	sector->device = open(device, O_RDWR | O_SYNC | O_CLOEXEC);
