@@ -2,7 +2,7 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import { chmodSync, copyFileSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 import { CACHE } from '../fleet/build-images.ts'
-import { type Arch, kernelTree } from '../machine/debian-trees.ts'
+import { type Arch, type Flavour, kernelTree } from '../machine/debian-trees.ts'
 
 const INIT_SOURCES = resolve(import.meta.dirname, '../../buildroot/package/flotilla-init')
 /** What a board's kernel has built in and Debian's has as modules. */
@@ -25,7 +25,7 @@ const MODULES = [
  * The initramfs of a device, with the modules that Debian's kernel needs. Made as the Buildroot package makes it.
  * @param directory - a scratch of its own
  */
-export function buildInitramfs(directory: string, arch: Arch = 'x86_64'): string {
+export function buildInitramfs(directory: string, arch: Arch = 'x86_64', flavour: Flavour = 'cloud'): string {
   const tree = join(directory, 'initramfs')
   mkdirSync(join(tree, 'modules'), { recursive: true })
   const warnings = ['-Wall', '-Wextra', '-Werror']
@@ -36,7 +36,7 @@ export function buildInitramfs(directory: string, arch: Arch = 'x86_64'): string
   execFileSync(compiler, ['-static', '-Os', '-s', ...warnings, '-o', join(tree, 'init'), ...sources], {
     stdio: 'inherit',
   })
-  for (const [at, path] of moduleFiles(directory, arch, MODULES).entries())
+  for (const [at, path] of moduleFiles(directory, kernelTree(arch, flavour), MODULES).entries())
     copyFileSync(path, join(tree, 'modules', `${String(at).padStart(2, '0')}-${basename(path)}`))
   const file = join(directory, 'initramfs.cpio.gz')
   execFileSync('sh', [
@@ -50,8 +50,8 @@ export function buildInitramfs(directory: string, arch: Arch = 'x86_64'): string
  * The files of modules and of what they depend on, in the order in which they load. What a kernel has built in, or not at
  * all, is passed over.
  */
-export function moduleFiles(directory: string, arch: Arch, names: readonly string[]): readonly string[] {
-  const lib = join(kernelTree(arch), 'lib')
+export function moduleFiles(directory: string, kernel: string, names: readonly string[]): readonly string[] {
+  const lib = join(kernel, 'lib')
   const [version = ''] = readdirSync(join(lib, 'modules'))
   const root = join(directory, 'kernel')
   execFileSync('cp', ['-al', join(lib, 'modules'), mkdir(join(root, 'lib'))])

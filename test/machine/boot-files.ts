@@ -111,14 +111,14 @@ function list(partition: string, path: string): readonly string[] {
 /** What fsck says of the boot partition, after it repaired what the agent has repaired when it starts; empty when all is well. */
 export function checkBootPartition(image: string, scratch: string, isRepaired = false): string {
   const file = join(scratch, 'boot-partition.img')
-  const { start, size } = firstPartition(image)
+  const { start, length } = bootExtent(image)
   execFileSync('dd', [
     `if=${image}`,
     `of=${file}`,
     'bs=1M',
     'iflag=skip_bytes,count_bytes',
-    `skip=${start * 512}`,
-    `count=${size * 512}`,
+    `skip=${start}`,
+    `count=${length}`,
     'conv=sparse',
     'status=none',
   ])
@@ -133,13 +133,15 @@ export function checkBootPartition(image: string, scratch: string, isRepaired = 
   }
 }
 
-function firstPartition(image: string): { readonly start: number; readonly size: number } {
-  const { partitiontable } = JSON.parse(execFileSync('/usr/sbin/sfdisk', ['--json', image], { encoding: 'utf8' })) as {
-    partitiontable: { partitions: { start: number; size: number }[] }
-  }
+/** Where the boot partition lies, bytes. */
+export function bootExtent(image: string): { readonly start: number; readonly length: number } {
+  const { partitiontable } = JSON.parse(
+    // It says on the way that a GPT does not reach the end of a disk that was made larger.
+    execFileSync('/usr/sbin/sfdisk', ['--json', image], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }),
+  ) as { partitiontable: { partitions: { start: number; size: number }[] } }
   const [first] = partitiontable.partitions
   if (first === undefined) throw new Error(`${image} has no partition`)
-  return first
+  return { start: first.start * 512, length: first.size * 512 }
 }
 
 /** A copy that takes no more room than what is in it. */

@@ -106,6 +106,7 @@ export function judgeCuts(
   singles: number,
 ): CutReport {
   const fat = new FatReader(partition)
+  const steady = steadyFiles(fat, operations, whole)
   const counts = { prefix: 0, torn: 0, lost: 0 }
   const chosen = new Map<string, number>()
   const problems: string[] = []
@@ -114,7 +115,9 @@ export function judgeCuts(
     const choice = chooseFrom(family, fat)
     chosen.set(choice?.slot ?? 'none', (chosen.get(choice?.slot ?? 'none') ?? 0) + 1)
     const broken =
-      choice === undefined ? 'no slot' : (brokenIn(fat, choice.slot, whole) ?? brokenIn(fat, choice.good, whole))
+      choice === undefined
+        ? 'no slot'
+        : (brokenIn(fat, choice.slot, whole, steady) ?? brokenIn(fat, choice.good, whole, steady))
     if (broken !== undefined) problems.push(`${kind} ${where}: ${broken}`)
   }
   let epoch: (DiskWrite & { readonly undo: () => void })[] = []
@@ -179,11 +182,43 @@ function write(partition: Buffer, { at, bytes }: DiskWrite): () => void {
   return () => void before.copy(partition, at)
 }
 
-function brokenIn(fat: FatReader, slot: string, whole: WholeSlots): string | undefined {
+/** Files that are whole before the first operation, and whose content none of them touches: where each lies. */
+function steadyFiles(
+  fat: FatReader,
+  operations: readonly DiskOperation[],
+  whole: WholeSlots,
+): ReadonlyMap<string, string> {
+  const steady = new Map<string, string>()
+  for (const [slot, files] of whole)
+    for (const [name, content] of files) {
+      const path = `${SLOTS_DIRECTORY}/${slot}/${name}`
+      const runs = fat.runs(path)
+      if (runs === undefined || fat.read(path)?.equals(content) !== true) continue
+      const isTouched = operations.some(
+        (operation) =>
+          operation !== 'flush' &&
+          runs.some(
+            ({ at, lengthBytes }) => operation.at < at + lengthBytes && at < operation.at + operation.bytes.length,
+          ),
+      )
+      if (!isTouched) steady.set(path, `${content.length} ${JSON.stringify(runs)}`)
+    }
+  return steady
+}
+
+function brokenIn(
+  fat: FatReader,
+  slot: string,
+  whole: WholeSlots,
+  steady: ReadonlyMap<string, string>,
+): string | undefined {
   const files = whole.get(slot)
   if (files === undefined) return `${slot} is not one of the releases`
   for (const [name, content] of files) {
-    const found = fat.read(`${SLOTS_DIRECTORY}/${slot}/${name}`)
+    const path = `${SLOTS_DIRECTORY}/${slot}/${name}`
+    // Where nothing was written there is nothing to compare, as long as the name still leads there.
+    if (steady.get(path) === `${fat.lengthOf(path)} ${JSON.stringify(fat.runs(path))}`) continue
+    const found = fat.read(path)
     if (found === undefined || !found.equals(content)) return `${slot}/${name} is not whole`
   }
   return undefined

@@ -5,11 +5,13 @@ import { CACHE } from '../fleet/build-images.ts'
 
 export type Arch = 'x86_64' | 'aarch64'
 const DEBIAN = { x86_64: 'amd64', aarch64: 'arm64' } as const
-/** The one for clouds, which the fleets' images carry, has no driver for a watchdog that QEMU has. */
+/** The one for clouds, which the fleets' images carry, starts faster; the other has drivers for all that a board has. */
+export type Flavour = 'cloud' | 'full'
 const KERNELS = { x86_64: 'linux-image-amd64', aarch64: 'linux-image-arm64' } as const
 
-/** The tree of Debian's kernel for an architecture: `boot` and `lib/modules`. */
-export function kernelTree(arch: Arch): string {
+/** The tree of Debian's kernel for an architecture: `boot` and `lib/modules`. For arm64 there is only one. */
+export function kernelTree(arch: Arch, flavour: Flavour): string {
+  if (arch === 'x86_64' && flavour === 'cloud') return join(CACHE, 'trees/kernel')
   return debianTree(arch, 'kernel', (options) => {
     const depends = execFileSync('apt-cache', ['depends', '--important', ...options, KERNELS[arch]], {
       encoding: 'utf8',
@@ -20,9 +22,9 @@ export function kernelTree(arch: Arch): string {
   })
 }
 
-/** The kernel itself. */
-export function kernelOf(arch: Arch): string {
-  const directory = join(kernelTree(arch), 'boot')
+/** The kernel itself. @throws when the images of the fleets were not built */
+export function kernelOf(arch: Arch, flavour: Flavour = 'cloud'): string {
+  const directory = join(kernelTree(arch, flavour), 'boot')
   const name = readdirSync(directory).find((file) => file.startsWith('vmlinuz'))
   if (name === undefined) throw new Error(`no kernel in ${directory}`)
   return join(directory, name)

@@ -23,18 +23,36 @@ export class FatReader {
     this.#root = bytes.readUInt32LE(44)
   }
 
+  /** Bytes; undefined when there is no such file. */
+  lengthOf(path: string): number | undefined {
+    return this.#find(path)?.lengthBytes
+  }
+
+  /** Where the content of a file lies, in order: places and lengths; undefined as with `read`. */
+  runs(path: string): readonly Run[] | undefined {
+    const found = this.#find(path)
+    return found === undefined || found.lengthBytes === 0
+      ? undefined
+      : this.#runs(found.cluster, Math.ceil(found.lengthBytes / this.#clusterBytes))
+  }
+
   /** @returns undefined when there is no such file, or its chain ends before its length */
   read(path: string): Buffer | undefined {
-    const parts = path.split('/')
-    const name = parts.pop() ?? ''
-    const directory = this.#directory(parts)
-    const entry = directory?.find((found) => found.name === name)
-    if (entry === undefined || entry.isDirectory) return undefined
+    const entry = this.#find(path)
+    if (entry === undefined) return undefined
     if (entry.lengthBytes === 0) return Buffer.alloc(0)
     const content = this.#chain(entry.cluster, Math.ceil(entry.lengthBytes / this.#clusterBytes))
     return content === undefined || content.length < entry.lengthBytes
       ? undefined
       : content.subarray(0, entry.lengthBytes)
+  }
+
+  #find(path: string): Entry | undefined {
+    const parts = path.split('/')
+    const name = parts.pop() ?? ''
+    const directory = this.#directory(parts)
+    const entry = directory?.find((found) => found.name === name)
+    return entry?.isDirectory === true ? undefined : entry
   }
 
   /** Names in a directory; empty when it is not there. */
@@ -77,9 +95,14 @@ export class FatReader {
     return found
   }
 
-  /** At most so many clusters; undefined for a chain that leads out of the table. */
   #chain(first: number, most: number): Buffer | undefined {
-    const runs: Buffer[] = []
+    const parts = this.#runs(first, most)?.map(({ at, lengthBytes }) => this.#bytes.subarray(at, at + lengthBytes))
+    return parts === undefined || parts.length === 1 ? parts?.[0] : Buffer.concat(parts)
+  }
+
+  /** At most so many clusters; undefined for a chain that leads out of the table. */
+  #runs(first: number, most: number): readonly Run[] | undefined {
+    const runs: Run[] = []
     let cluster = first
     let count = 0
     while (count < most) {
@@ -88,18 +111,21 @@ export class FatReader {
       let run = 1
       while (count + run < most && this.#next(cluster + run - 1) === cluster + run) run += 1
       const at = this.#dataAt + (cluster - 2) * this.#clusterBytes
-      runs.push(this.#bytes.subarray(at, at + run * this.#clusterBytes))
+      runs.push({ at, lengthBytes: run * this.#clusterBytes })
       count += run
       cluster = this.#next(cluster + run - 1)
       if (cluster >= 0x0ffffff8) break
     }
-    return runs.length === 1 ? runs[0] : Buffer.concat(runs)
+    return runs
   }
 
   #next(cluster: number): number {
     return this.#bytes.readUInt32LE(this.#tableAt + cluster * 4) & 0x0fffffff
   }
 }
+
+/** A piece of the partition. */
+export type Run = { readonly at: number; readonly lengthBytes: number }
 
 type Entry = {
   readonly name: string

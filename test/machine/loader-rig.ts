@@ -120,6 +120,13 @@ export class LoaderRig {
     }
   }
 
+  /** Switches the machine on, and pulls the plug. */
+  async cutAfter(disk: string, ms: number): Promise<void> {
+    const machine = new Machine({ family: this.#family, disk })
+    await new Promise((resolve) => setTimeout(resolve, ms))
+    await machine.cut()
+  }
+
   /** The agent's adapter on the disk of a machine that is off. */
   async control<T>(disk: string, booted: string, use: (control: BootControl) => Promise<T>): Promise<T> {
     let result: T | undefined

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { checkBootPartition } from './boot-files.ts'
+import { SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
+import { checkBootPartition, writeBootFile } from './boot-files.ts'
 import { GOOD, LoaderRig, ON_TRIAL, TRIAL } from './loader-rig.ts'
 import { LOADER_FAMILIES } from './virtual-board.ts'
 
@@ -11,7 +12,7 @@ describe.each(LOADER_FAMILIES)('the loader of %s, in a virtual machine', (family
   })
   afterAll(() => rig.close())
 
-  it('shows that it counts, tries a release as often as it may, falls back by itself, and stays with what was confirmed', async () => {
+  it('counts the tries of a release, falls back by itself, stays with what was confirmed, and bears power cuts', async () => {
     const disk = rig.newDisk()
     expect(await rig.control(disk, GOOD, (control) => control.counterMoves())).toBe(false)
     expect(await rig.run(disk, 1)).toEqual([GOOD])
@@ -28,5 +29,11 @@ describe.each(LOADER_FAMILIES)('the loader of %s, in a virtual machine', (family
     expect(await rig.run(disk, 1)).toEqual([ON_TRIAL])
     await rig.control(disk, TRIAL, (control) => control.markGood(TRIAL))
     expect(await rig.run(disk, 1)).toEqual([TRIAL])
+    // The other way round, with the plug pulled while the loader counts, and then a kernel that is garbage.
+    await rig.control(disk, TRIAL, (control) => control.arm(GOOD, 3))
+    for (const afterMs of [1_500, 2_500, 4_000]) await rig.cutAfter(disk, afterMs)
+    writeBootFile(disk, `${SLOTS_DIRECTORY}/${GOOD}/Image`, Buffer.alloc(1 << 20, 0xa5))
+    expect(await rig.run(disk, 1)).toEqual([TRIAL])
+    expect(checkBootPartition(disk, rig.root, true)).toBe('')
   })
 })

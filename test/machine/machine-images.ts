@@ -130,7 +130,7 @@ export class MachineImages {
     writeScript(join(checks, '10-release'), `#!/bin/sh\n${variant.check ?? 'exit 0'}\n`)
     if (variant.payloadMiB !== undefined)
       writeFileSync(join(tree, 'usr/lib/payload'), incompressible(variant.version, variant.payloadMiB * 2 ** 20))
-    copyFileSync(kernelOf(this.#arch), join(images, this.#arch === 'aarch64' ? 'Image' : 'vmlinuz'))
+    copyFileSync(kernelOf(this.#arch, 'full'), join(images, this.#arch === 'aarch64' ? 'Image' : 'vmlinuz'))
     copyFileSync((this.#initramfs ??= this.#makeInitramfs()), join(images, 'initramfs.cpio.gz'))
     copyFileSync((this.#modules ??= this.#makeModules()), join(images, 'modules.squashfs'))
     const line = `console=${this.#console} quiet panic=5 mitigations=off flotilla.watchdog=60 ${variant.commandLine ?? ''}`
@@ -169,20 +169,23 @@ export class MachineImages {
   }
 
   #makeInitramfs(): string {
-    return buildInitramfs(mkdtempSync(join(this.#directory, 'initramfs-')), this.#arch)
+    return buildInitramfs(mkdtempSync(join(this.#directory, 'initramfs-')), this.#arch, 'full')
   }
 
   /** `/lib/modules` of the release, with what these machines need of it. */
   #makeModules(): string {
     const scratch = mkdtempSync(join(this.#directory, 'modules-'))
-    const [version = ''] = readdirSync(join(kernelTree(this.#arch), 'lib/modules'))
+    const [version = ''] = readdirSync(join(kernelTree(this.#arch, 'full'), 'lib/modules'))
     const tree = join(scratch, 'tree')
     const place = join(tree, 'lib/modules', version, 'kernel')
     mkdirSync(place, { recursive: true })
-    for (const file of moduleFiles(scratch, this.#arch, MODULES))
+    for (const file of moduleFiles(scratch, kernelTree(this.#arch, 'full'), MODULES))
       copyFileSync(file, join(place, file.split('/').at(-1) ?? ''))
     for (const list of ['modules.builtin', 'modules.order'])
-      copyFileSync(join(kernelTree(this.#arch), 'lib/modules', version, list), join(tree, 'lib/modules', version, list))
+      copyFileSync(
+        join(kernelTree(this.#arch, 'full'), 'lib/modules', version, list),
+        join(tree, 'lib/modules', version, list),
+      )
     execFileSync('depmod', ['-b', tree, version], { stdio: ['ignore', 'ignore', 'ignore'] })
     squash(join(tree, 'lib/modules'), join(scratch, 'modules.squashfs'))
     return join(scratch, 'modules.squashfs')

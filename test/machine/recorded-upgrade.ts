@@ -1,14 +1,13 @@
-import { execFileSync } from 'node:child_process'
 import { closeSync, openSync, readSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { shortId } from '../../protocol/release/description.ts'
-import { checkBootPartition, copyImage } from './boot-files.ts'
+import { bootExtent, checkBootPartition, copyImage } from './boot-files.ts'
 import { type CutReport, judgeCuts, readSlotsOf } from './cut-states.ts'
 import type { LoaderFamily } from './virtual-board.ts'
 import type { VirtualFleet } from './virtual-fleet.ts'
 import { type DiskOperation, readWriteLog } from './write-log.ts'
 
-type Extent = { readonly start: number; readonly length: number }
+type Extent = ReturnType<typeof bootExtent>
 
 /** Everything that a device wrote during one upgrade, and its disk before and after. */
 export class RecordedUpgrade {
@@ -45,7 +44,7 @@ export class RecordedUpgrade {
 
   /** Judges every power cut on the boot partition. @param from, to - ids of the releases before and after */
   judge(family: LoaderFamily, from: string, to: string, singles: number): CutReport {
-    const extent = firstPartition(this.#before)
+    const extent = bootExtent(this.#before)
     const before = readExtent(this.#before, extent)
     const [old, next] = [shortId(from), shortId(to)]
     const whole = new Map([...readSlotsOf(before, [old]), ...readSlotsOf(readExtent(this.#after, extent), [next])])
@@ -54,7 +53,7 @@ export class RecordedUpgrade {
 
   /** The places in the record where the boot partition was written, to be cut at. */
   bootWrites(): readonly number[] {
-    const { start, length } = firstPartition(this.#before)
+    const { start, length } = bootExtent(this.#before)
     return this.operations.flatMap((operation, at) =>
       operation !== 'flush' && operation.at >= start && operation.at < start + length ? [at] : [],
     )
@@ -91,7 +90,7 @@ export class RecordedUpgrade {
   bytesWritten(): { readonly boot: number; readonly rest: number } {
     const sum = (operations: readonly DiskOperation[]) =>
       operations.reduce((bytes, each) => bytes + (each === 'flush' ? 0 : each.bytes.length), 0)
-    const boot = sum(within(this.operations, firstPartition(this.#before)))
+    const boot = sum(within(this.operations, bootExtent(this.#before)))
     return { boot, rest: sum(this.operations) - boot }
   }
 }
@@ -102,15 +101,6 @@ function within(operations: readonly DiskOperation[], { start, length }: Extent)
     const { at, bytes } = operation
     return at >= start && at < start + length ? [{ at: at - start, bytes }] : []
   })
-}
-
-function firstPartition(image: string): Extent {
-  const { partitiontable } = JSON.parse(execFileSync('/usr/sbin/sfdisk', ['--json', image], { encoding: 'utf8' })) as {
-    partitiontable: { partitions: { start: number; size: number }[] }
-  }
-  const [first] = partitiontable.partitions
-  if (first === undefined) throw new Error(`${image} has no partition`)
-  return { start: first.start * 512, length: first.size * 512 }
 }
 
 function readExtent(image: string, { start, length }: Extent): Buffer {
