@@ -30,10 +30,15 @@ export class BootArea implements Disk {
     this.#disk = new NodeDisk(path)
   }
 
-  /** Looks how the area is mounted. */
+  /** Looks how the area is mounted. One that an agent which died left writable goes back to read-only. */
   static async open(path: string): Promise<BootArea> {
     const mount = (await readMounts()).findLast(({ at }) => at === path)
-    return new BootArea(path, mount?.options.includes('ro') === true ? mount : undefined)
+    const isOurs = mount?.type === 'vfat' || mount?.options.includes('ro') === true
+    const area = new BootArea(path, isOurs ? mount : undefined)
+    if (!isOurs || mount.options.includes('ro')) return area
+    area.#writable = true
+    await area.#leave()
+    return area
   }
 
   /**

@@ -103,7 +103,7 @@ describe('a build with the fixture of Buildroot', () => {
   it('says beside the images which of them are a release’s, and for what', async () => {
     write({
       'configs/my/robot/metadata/board.yaml':
-        'arch: x86_64\nfamily: grub\nhardware: ["my-robot"]\nkernel: k\nbootloader: b\nblobs: none\nlayout: none\n',
+        'arch: x86_64\nfamily: grub\nhardware: ["my-robot"]\nkernel: k\nbootloader: b\nblobs: none\nlayout: none\ncommandLine: console=ttyS0\n',
       'configs/my/robot/hooks/post.sh':
         'for name in bzImage rootfs.squashfs u-boot.bin; do : > "$BINARIES_DIR/$name"; done\n',
     })
@@ -114,8 +114,9 @@ describe('a build with the fixture of Buildroot', () => {
       hardware: ['my-robot'],
       layers: 'my/robot',
       buildroot: '0.1-fixture',
-      files: ['bzImage', 'rootfs.squashfs'],
+      files: ['bzImage', 'cmdline', 'rootfs.squashfs'],
     })
+    expect(read('workspaces/default/images/cmdline')).toBe('console=ttyS0\n')
   })
 
   it('names the first error and its package, and a hook that fails', async () => {
