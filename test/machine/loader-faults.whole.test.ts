@@ -4,8 +4,28 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
 import { changeBootFiles, removeBootFile, writeBootFile } from './boot-files.ts'
 import { GOOD, LoaderRig, ON_TRIAL, TRIAL } from './loader-rig.ts'
+import { LOADER_FAMILIES } from './virtual-board.ts'
 
 const slotPath = (name: string) => `${SLOTS_DIRECTORY}/${TRIAL}/${name}`
+
+describe.each(LOADER_FAMILIES)('the loader of %s, in a virtual machine', (family) => {
+  let rig: LoaderRig
+
+  beforeAll(() => {
+    rig = new LoaderRig(family)
+  })
+  afterAll(() => rig.close())
+
+  it('stays with a release that was confirmed, which is on trial no more, and tries the other one then', async () => {
+    const disk = await rig.armed(3)
+    expect(await rig.run(disk, 1)).toEqual([ON_TRIAL])
+    await rig.control(disk, TRIAL, (control) => control.markGood(TRIAL))
+    expect(await rig.run(disk, 2)).toEqual([TRIAL, TRIAL])
+    await rig.control(disk, TRIAL, (control) => control.arm(GOOD, 2))
+    const again = ON_TRIAL.replace(TRIAL, GOOD)
+    expect(await rig.run(disk, 3)).toEqual([again, again, TRIAL])
+  })
+})
 
 const SPOILED = [
   ['a kernel of zeros', (disk: string) => writeBootFile(disk, slotPath('Image'), Buffer.alloc(8 << 20))],

@@ -12,28 +12,23 @@ describe.each(LOADER_FAMILIES)('the loader of %s, in a virtual machine', (family
   })
   afterAll(() => rig.close())
 
-  it('counts the tries of a release, falls back by itself, stays with what was confirmed, and bears power cuts', async () => {
+  it('counts the tries of a release, falls back by itself, and bears power cuts', async () => {
     const disk = rig.newDisk()
     expect(await rig.control(disk, GOOD, (control) => control.counterMoves())).toBe(false)
     expect(await rig.run(disk, 1)).toEqual([GOOD])
     await rig.control(disk, GOOD, async (control) => {
       expect(await control.counterMoves()).toBe(true)
-      await control.arm(TRIAL, 2)
-      expect(await control.remaining(TRIAL)).toBe(2)
+      await control.arm(TRIAL, 1)
+      expect(await control.remaining(TRIAL)).toBe(1)
     })
-    expect(await rig.run(disk, 3)).toEqual([ON_TRIAL, ON_TRIAL, GOOD])
+    expect(await rig.run(disk, 2)).toEqual([ON_TRIAL, GOOD])
     expect(await rig.control(disk, GOOD, (control) => control.remaining(TRIAL))).toBe(0)
     expect(checkBootPartition(disk, rig.root)).toBe('')
-    // A second time, and now it is confirmed: it is on trial no more.
+    // Again, with the plug pulled while the loader counts, and then a kernel that is garbage.
     await rig.control(disk, GOOD, (control) => control.arm(TRIAL, 3))
-    expect(await rig.run(disk, 1)).toEqual([ON_TRIAL])
-    await rig.control(disk, TRIAL, (control) => control.markGood(TRIAL))
-    expect(await rig.run(disk, 1)).toEqual([TRIAL])
-    // The other way round, with the plug pulled while the loader counts, and then a kernel that is garbage.
-    await rig.control(disk, TRIAL, (control) => control.arm(GOOD, 3))
     for (const afterMs of [1_500, 2_500, 4_000]) await rig.cutAfter(disk, afterMs)
-    writeBootFile(disk, `${SLOTS_DIRECTORY}/${GOOD}/Image`, Buffer.alloc(1 << 20, 0xa5))
-    expect(await rig.run(disk, 1)).toEqual([TRIAL])
+    writeBootFile(disk, `${SLOTS_DIRECTORY}/${TRIAL}/Image`, Buffer.alloc(1 << 20, 0xa5))
+    expect(await rig.run(disk, 1)).toEqual([GOOD])
     expect(checkBootPartition(disk, rig.root, true)).toBe('')
   })
 })

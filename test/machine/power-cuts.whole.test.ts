@@ -48,6 +48,10 @@ describe.each(MACHINE_FAMILIES)('power cuts on a virtual machine with the real %
     )
   })
 
+  it('would be seen to break a disk, if the loader were told before the release is written', () => {
+    expect(recorded.reversed().judge(family, first, next, 6).problems.length).toBeGreaterThan(0)
+  })
+
   it('leave a file system that is sound once it is repaired', () => {
     const writes = recorded.bootWrites()
     const step = Math.ceil(writes.length / 24)

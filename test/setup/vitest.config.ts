@@ -39,7 +39,7 @@ export default defineConfig({
       {
         test: {
           name: 'whole',
-          include: ['test/machine/**/*.test.ts'],
+          include: ['test/machine/**/*.test.ts', 'test/boot/*.whole.test.ts'],
           ...PATIENT,
           testTimeout: 1_800_000,
           maxWorkers: 2,
