@@ -50,6 +50,7 @@ try {
   const { address } = fleet.device(NAMES[0] ?? '')
   say(`operator: flotilla seed ${address} virtual-${family}@2.0`)
   const seeded = fleet.flotilla('seed', address, next, '--timeout', String(PATIENCE_MS / 1_000))
+  void seeded.catch(() => {}) // told below, unless it was interrupted
   await Promise.all(
     NAMES.map(async (name) => {
       for (const event of ['fetched', 'armed', 'trial', 'proven']) {
