@@ -1,5 +1,10 @@
 import { isMap, isPair, isScalar, LineCounter, parseDocument } from 'yaml'
-import { BOOT_FAMILIES, type BootFamily } from '../protocol/boot/slot-files.ts'
+import {
+  BOOT_FAMILIES,
+  type BootFamily,
+  DEFAULT_TRIAL_BOOT_SECONDS,
+  parseTrialBootSeconds,
+} from '../protocol/boot/slot-files.ts'
 import { FlotillaError } from '../protocol/errors.ts'
 import { NAME_PATTERN, shape } from '../protocol/shape.ts'
 import { type MaintenanceWindow, parseWindow } from './control/reboot-gate.ts'
@@ -54,7 +59,7 @@ const DEFAULTS = {
   boot: '/boot',
   persist: '/mnt/persist/flotilla',
   family: 'directory',
-  trialBootSeconds: 300,
+  trialBootSeconds: DEFAULT_TRIAL_BOOT_SECONDS,
   port: 4848,
   bulkPort: 4849,
   listen: [],
@@ -126,7 +131,7 @@ function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
     boot: path('boot'),
     persist: path('persist'),
     family: shape.oneOf(json['family'], 'family', BOOT_FAMILIES),
-    trialBootSeconds: shape.integer(json['trialBootSeconds'], 'trialBootSeconds', 10, 3_600),
+    trialBootSeconds: parseTrialBootSeconds(json['trialBootSeconds'], 'trialBootSeconds'),
     port: shape.integer(json['port'], 'port', 0, 65_535),
     bulkPort: shape.integer(json['bulkPort'], 'bulkPort', 0, 65_535),
     listen: strings('listen'),

@@ -396,26 +396,23 @@ export class Agent {
     }
   }
 
+  /** An operator may close the laptop once the first device has everything: no release has to reach it. */
   async #baseline(node: FleetNode): Promise<Baseline> {
     const engine = await probeEngine(this.#config.engineSocket)
-    return { peers: devicesAmong(node), ...engine }
+    return { peers: node.neighbours().map(({ id }) => id), ...engine }
   }
 
   async #check(before: Baseline, node: FleetNode): Promise<readonly CheckResult[]> {
     const engine = before.engine
       ? await probeEngine(this.#config.engineSocket)
       : { engine: undefined, containers: undefined }
-    const builtIn = judgeBaseline(before, { peers: devicesAmong(node), ...engine }, this.#config.builtIn)
+    const peers = node.neighbours().map(({ id }) => id)
+    const builtIn = judgeBaseline(before, { peers, ...engine }, this.#config.builtIn)
     const scripts = await runCheckDirectory(this.#config.healthDirectory, this.#config.checkTimeoutMs, {
       FLOTILLA_SLOT: this.#slot,
     })
     return [...builtIn, ...scripts]
   }
-}
-
-/** Whom a release has to reach as the one before did. An operator may close the laptop once the first device has everything. */
-function devicesAmong(node: FleetNode): readonly string[] {
-  return node.members().flatMap(({ id, certificate }) => (certificate.capabilities.includes('operator') ? [] : [id]))
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {

@@ -194,12 +194,7 @@ export class FleetSync {
       },
       // An operator's laptop hands its release to one device; the fleet does the rest.
       peers: () => {
-        const devices = new Set(
-          node
-            .members()
-            .filter((member) => !member.certificate.capabilities.includes('operator'))
-            .map((member) => member.id),
-        )
+        const devices = new Set(node.neighbours().map(({ id }) => id))
         return node.known().filter((peer) => devices.has(peer.id))
       },
       takePeer: (peer) => node.learn(peer),

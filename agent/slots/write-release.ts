@@ -4,7 +4,7 @@ import type { Bitmap } from '../../protocol/exchange/bitmap.ts'
 import type { StoredChunk } from '../../protocol/network/exchange-driver.ts'
 import type { Artifact, Release } from '../../protocol/release/description.ts'
 import type { ArtifactStore, HeldFile } from '../store/artifact-store.ts'
-import { type Disk, readSmallFile } from '../store/disk.ts'
+import { type Disk, readSmallFile, requireAsWritten } from '../store/disk.ts'
 import type { BootControl } from './bootloaders/boot-control.ts'
 import {
   type BootFamily,
@@ -105,31 +105,23 @@ async function runStep(
       await writeLoaderFiles(step.slot, release, deps)
       break
     case 'verify-description':
-      await requireSame(deps.boot, step.path, release.bytes)
+      await requireAsWritten(deps.boot, step.path, release.bytes)
   }
 }
 
 /** What the loader reads in the slot follows from the release: written once, flushed and read back like everything else. */
 async function writeLoaderFiles(slot: string, release: Release, deps: WriteReleaseDeps): Promise<void> {
-  const { artifacts, health } = release.description
   const path = `${SLOTS_DIRECTORY}/${slot}/${COMMAND_LINE_ARTIFACT}`
   const commandLine = await readSmallFile(deps.boot, path, MAX_COMMAND_LINE_BYTES)
-  const trialSeconds = deps.trialBootSeconds + health.deadlineSeconds
-  const boot = describeSlotBoot(slot, artifacts, Buffer.from(commandLine ?? []).toString('latin1'), trialSeconds)
+  const text = Buffer.from(commandLine ?? []).toString('latin1')
+  const boot = describeSlotBoot(slot, release.description, text, deps.trialBootSeconds)
   for (const { name, bytes } of slotFiles(deps.family, boot)) {
     const file = `${SLOTS_DIRECTORY}/${slot}/${name}`
     await deps.boot.allocate(file, bytes.length)
     await deps.boot.write(file, 0, bytes)
     await deps.boot.flush(file)
-    await requireSame(deps.boot, file, bytes)
+    await requireAsWritten(deps.boot, file, bytes)
   }
-}
-
-async function requireSame(disk: Disk, path: string, wanted: Uint8Array): Promise<void> {
-  await disk.dropCache(path)
-  const bytes = await disk.read(path, 0, wanted.length + 1)
-  if (bytes === undefined || Buffer.compare(bytes, wanted) !== 0)
-    throw new FlotillaError('VERIFY_FAILED', `verify ${path}: it does not read back as written; the medium is failing`)
 }
 
 async function verify(

@@ -1,3 +1,5 @@
+import { FlotillaError } from '../../protocol/errors.ts'
+
 /**
  * The file system as the agent uses it. Paths are relative, with `/`. What was written is safe only after `flush`
  * of the file and, for names, `flushDirectory` of its parent: the in-memory version loses or tears everything else
@@ -45,6 +47,19 @@ export async function writeNewFile(disk: Disk, path: string, bytes: Uint8Array):
   await disk.flush(temporary)
   await disk.rename(temporary, path)
   await disk.flushDirectory(parentOf(path))
+}
+
+/**
+ * Reads from the medium what was just written, and matches it.
+ * @param at - where in the file; without it the bytes are all of the file
+ * @throws FlotillaError VERIFY_FAILED
+ */
+export async function requireAsWritten(disk: Disk, path: string, wanted: Uint8Array, at?: number): Promise<void> {
+  await disk.dropCache(path)
+  // One byte more: a longer file is another one.
+  const bytes = await disk.read(path, at ?? 0, wanted.length + (at === undefined ? 1 : 0))
+  if (bytes === undefined || Buffer.compare(bytes, wanted) !== 0)
+    throw new FlotillaError('VERIFY_FAILED', `verify ${path}: it does not read back as written; the medium is failing`)
 }
 
 /** The directory of a path; `.` for a plain name. */

@@ -4,7 +4,7 @@ import { parse, stringify } from 'yaml'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import type { ReleaseDescription } from '../../protocol/release/description.ts'
 import { publicKeyOf } from '../../protocol/network/identity.ts'
-import { BOOT_FAMILIES } from '../../protocol/boot/slot-files.ts'
+import { BOOT_FAMILIES, DEFAULT_TRIAL_BOOT_SECONDS, parseTrialBootSeconds } from '../../protocol/boot/slot-files.ts'
 import { shape } from '../../protocol/shape.ts'
 import { boardName } from '../images/image-manifest.ts'
 import { type Board, readBoard } from '../layers/board.ts'
@@ -80,9 +80,6 @@ export function deviceCommand(): Command {
   return new Command('device').description('enrol and revoke devices').addCommand(create).addCommand(revokeCommand())
 }
 
-/** The agent's default (`trialBootSeconds` of agent.yaml). */
-const TRIAL_BOOT_SECONDS = 300
-
 /** What the loader's side follows from in an agent.yaml; the agent itself checks the rest of it. */
 function settingsOf(file: string): { readonly family?: string; readonly trialBootSeconds?: number } {
   const json = shape.object(parse(read(file)) ?? {}, file)
@@ -90,7 +87,7 @@ function settingsOf(file: string): { readonly family?: string; readonly trialBoo
     ...(json['family'] === undefined ? {} : { family: shape.string(json['family'], `${file}: family`, 32) }),
     ...(json['trialBootSeconds'] === undefined
       ? {}
-      : { trialBootSeconds: shape.integer(json['trialBootSeconds'], `${file}: trialBootSeconds`, 10, 3_600) }),
+      : { trialBootSeconds: parseTrialBootSeconds(json['trialBootSeconds'], `${file}: trialBootSeconds`) }),
   }
 }
 
@@ -113,12 +110,12 @@ function loaderOf(
   const family = BOOT_FAMILIES.find((known) => known === wanted)
   if (wanted !== undefined && family === undefined)
     throw new FlotillaError('USAGE', `create device: no such boot family: ${wanted} (${BOOT_FAMILIES.join(', ')})`)
-  const trialBootSeconds = config.trialBootSeconds ?? TRIAL_BOOT_SECONDS
+  const trialBootSeconds = config.trialBootSeconds ?? DEFAULT_TRIAL_BOOT_SECONDS
   const found = options.forImage === true ? findBoard(board) : undefined
   if (family === undefined && options.forImage === true && found === undefined)
     throw new FlotillaError('USAGE', `create device: no layer is the board ${board}; say how it boots with --family`)
-  const chosen = family ?? (options.forImage === true ? found?.family : undefined) ?? 'directory'
-  return { family: chosen, arch: options.arch ?? found?.arch ?? 'x86_64', trialBootSeconds }
+  const arch = options.arch ?? found?.arch ?? 'x86_64'
+  return { family: family ?? found?.family ?? 'directory', arch, trialBootSeconds }
 }
 
 /** @throws FlotillaError BAD_INPUT for one that the release is not for */

@@ -2,6 +2,7 @@ import { BINARY_FORMAT, firstBootRecords } from '../../protocol/boot/boot-record
 import { emptyTrace, TRACE_PATH } from '../../protocol/boot/boot-trace.ts'
 import { GRUB_FORMAT, UBOOT_FORMAT } from '../../protocol/boot/environment-record.ts'
 import {
+  CANARY_TRIES,
   type EfiMachine,
   encodeLoaderEntry,
   ENTRIES_DIRECTORY,
@@ -15,9 +16,6 @@ import { UBOOT_SCRIPT } from './uboot-script.ts'
 
 /** A file of the boot area, relative to its root. */
 export type LoaderFile = { readonly path: string; readonly bytes: Uint8Array }
-
-/** Tries of the entry that shows at the first boot that the loader counts. */
-const CANARY_TRIES = 9
 
 /**
  * What the loader of a new device finds on its boot area besides the slot: the one place where every family's side is made.

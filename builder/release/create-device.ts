@@ -52,7 +52,7 @@ export function createDeviceTree(
   enrolment: Enrolment,
   target: string,
   config: string,
-  loader: LoaderChoice = { family: 'directory', arch: '', trialBootSeconds: 0 },
+  loader: LoaderChoice,
 ): void {
   if (existsSync(target)) throw new FlotillaError('ALREADY_EXISTS', `create device ${target}: it exists`)
   const slotBoot = startsKernel(loader.family) ? describeBoot(repository, release, loader) : undefined
@@ -85,8 +85,7 @@ export function createDeviceTree(
 function describeBoot(repository: Repository, { id, description }: Release, loader: LoaderChoice): SlotBoot {
   const artifact = description.artifacts.find(({ name }) => name === COMMAND_LINE_ARTIFACT)
   const commandLine = artifact === undefined ? '' : readFileSync(repository.artifactPath(artifact.sha256), 'latin1')
-  const trialSeconds = loader.trialBootSeconds + description.health.deadlineSeconds
-  return describeSlotBoot(shortId(id), description.artifacts, commandLine, trialSeconds)
+  return describeSlotBoot(shortId(id), description, commandLine, loader.trialBootSeconds)
 }
 
 // The layout that protocol/spec/slots.md and trust.md lay down; the agent reads it, a test boots what this writes.

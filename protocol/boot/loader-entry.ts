@@ -20,6 +20,8 @@ export const ENTRIES_DIRECTORY = 'loader/entries'
 export const LOADER_ENTRY_BYTES = 2048
 /** The entries of proven slots, of which the enabled one with the highest version boots. */
 export const GOOD_ENTRIES = ['flotilla-a.conf', 'flotilla-b.conf'] as const
+/** Tries of an entry of the good slot that only shows that the loader counts. */
+export const CANARY_TRIES = 9
 const ARCHITECTURE = 'architecture '
 /** Where in an entry the one character stands that enables it. */
 export const ENTRY_SWITCH_AT = ARCHITECTURE.length
@@ -59,6 +61,13 @@ export function parseLoaderEntry(
   const slot = /^options .*\bflotilla\.slot=([0-9a-f]{16})\b/m.exec(text)?.[1]
   if (machine === undefined || version === undefined || slot === undefined) return undefined
   return { slot, version: Number(version), enabled: !machine.startsWith('-') }
+}
+
+/** Of the entries of proven slots the one that boots. Pure. */
+export function newestEntry<T extends { readonly version: number; readonly enabled: boolean }>(
+  entries: readonly T[],
+): T | undefined {
+  return entries.filter(({ enabled }) => enabled).sort((a, b) => b.version - a.version)[0]
 }
 
 /** The name of the entry on trial, with the counters as systemd-boot itself writes them: without leading zeros. */

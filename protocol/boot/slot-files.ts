@@ -1,5 +1,6 @@
 import { FlotillaError } from '../errors.ts'
-import type { Artifact } from '../release/description.ts'
+import type { Artifact, ReleaseDescription } from '../release/description.ts'
+import { shape } from '../shape.ts'
 
 /** How a board boots: the adapter that the agent uses on it, and what its loader is told. */
 export const BOOT_FAMILIES = [
@@ -17,6 +18,8 @@ export type BootFamily = (typeof BOOT_FAMILIES)[number]
 export const COMMAND_LINE_ARTIFACT = 'cmdline'
 /** A loader entry is one kilobyte. */
 export const MAX_COMMAND_LINE_BYTES = 512
+/** `trialBootSeconds` of an agent.yaml that says none. */
+export const DEFAULT_TRIAL_BOOT_SECONDS = 300
 /** What no loader script could take for something else. */
 const PLAIN = /^[\w =.,:/+@%-]*$/
 
@@ -46,13 +49,14 @@ export function startsKernel(family: BootFamily): boolean {
 /**
  * What a loader starts of a release. Pure.
  * @param commandLine - content of the artifact `cmdline`, empty when there is none
+ * @param trialBootSeconds - how long a trial boot may take before its checks begin
  * @throws FlotillaError NOT_FOR_THIS_DEVICE for a release that no loader could start
  */
 export function describeSlotBoot(
   slot: string,
-  artifacts: readonly Artifact[],
+  { artifacts, health }: Pick<ReleaseDescription, 'artifacts' | 'health'>,
   commandLine: string,
-  trialSeconds: number,
+  trialBootSeconds: number,
 ): SlotBoot {
   const named = (kind: Artifact['kind']) =>
     artifacts.filter((artifact) => artifact.kind === kind).map(({ name }) => name)
@@ -67,8 +71,13 @@ export function describeSlotBoot(
     // Of several the loader takes the one that its own board names.
     deviceTree: deviceTrees.length === 1 ? (deviceTrees[0] ?? '') : '',
     commandLine: parseCommandLine(commandLine),
-    trialSeconds,
+    trialSeconds: trialBootSeconds + health.deadlineSeconds,
   }
+}
+
+/** `trialBootSeconds` as an agent.yaml has it. @throws FlotillaError FORMAT */
+export function parseTrialBootSeconds(value: unknown, path: string): number {
+  return shape.integer(value, path, 10, 3_600)
 }
 
 /** @throws FlotillaError BAD_INPUT for what a loader could misread, or for more than one line */

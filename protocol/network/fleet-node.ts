@@ -128,7 +128,7 @@ export class FleetNode {
       selfId: options.identity.id,
       dial: (id, addresses) => this.#dial(id, addresses),
       isConnected: (id) => this.#members.has(id),
-      neighbours: () => this.#neighbours().length,
+      neighbours: () => this.neighbours().length,
       isPreferred: (id) => options.neighbours?.isPreferred(id) ?? false,
       random: Math.random,
       nowMs: () => performance.now(),
@@ -227,7 +227,7 @@ export class FleetNode {
   }
 
   /** Members but for operators, who come and go as they like. */
-  #neighbours(): readonly Member[] {
+  neighbours(): readonly Member[] {
     return [...this.#members.values()].filter(({ certificate }) => !certificate.capabilities.includes('operator'))
   }
 
@@ -236,7 +236,7 @@ export class FleetNode {
     const nowMs = performance.now()
     if (nowMs < this.#trimMs) return
     this.#trimMs = nowMs + TRIM_MS * (0.5 + Math.random())
-    const neighbours = this.#neighbours()
+    const neighbours = this.neighbours()
     if (neighbours.length <= NEIGHBOURS.wanted + SPARE) return
     const rules = this.#options.neighbours
     const known = neighbours.map(({ id, address }) => ({
@@ -479,7 +479,7 @@ export class FleetNode {
       const signed = parseCertificate(hello.certificate)
       const { capabilities } = admit(signed, id, this.#options.policy())
       await this.#refuseTwice(id, connection)
-      const isFull = this.#neighbours().length >= NEIGHBOURS.most && !this.#members.has(id)
+      const isFull = this.neighbours().length >= NEIGHBOURS.most && !this.#members.has(id)
       if (isFull && !capabilities.includes('operator')) throw new FlotillaError('BUSY', 'neighbours enough')
       frames.send(encodeHello(this.#hello(connection)))
       this.#join(id, signed, hello, connection)
@@ -509,7 +509,7 @@ export class FleetNode {
   }
 
   #someNeighbours(): readonly KnownPeer[] {
-    const ids = new Set(this.#neighbours().map(({ id }) => id))
+    const ids = new Set(this.neighbours().map(({ id }) => id))
     const known = this.#dialer.known().filter(({ id, addresses }) => ids.has(id) && addresses.length > 0)
     return known
       .sort(() => Math.random() - 0.5)

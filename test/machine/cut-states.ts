@@ -4,6 +4,7 @@ import { GRUB_FORMAT, UBOOT_FORMAT } from '../../protocol/boot/environment-recor
 import {
   ENTRIES_DIRECTORY,
   GOOD_ENTRIES,
+  newestEntry,
   parseLoaderEntry,
   parseTrialEntryName,
 } from '../../protocol/boot/loader-entry.ts'
@@ -56,9 +57,7 @@ function chooseLabel(fat: Pick<FatReader, 'read' | 'list'>): Choice | undefined 
 
 function chooseEntry(fat: Pick<FatReader, 'read' | 'list'>): Choice | undefined {
   const entryAt = (name: string) => parseLoaderEntry(fat.read(`${ENTRIES_DIRECTORY}/${name}`))
-  const [best] = GOOD_ENTRIES.flatMap((name) => entryAt(name) ?? [])
-    .filter(({ enabled }) => enabled)
-    .sort((a, b) => b.version - a.version)
+  const best = newestEntry(GOOD_ENTRIES.flatMap((name) => entryAt(name) ?? []))
   const trial = fat
     .list(ENTRIES_DIRECTORY)
     .filter((name) => (parseTrialEntryName(name)?.left ?? 0) > 0)

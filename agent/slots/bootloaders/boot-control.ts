@@ -1,3 +1,5 @@
+import { FlotillaError } from '../../../protocol/errors.ts'
+
 /**
  * What the agent needs of any boot family (facts/ota-systems.md part C). Slots are named by `shortId`.
  * Every change takes effect by one durable write: when the promise resolves it survives a power cut, when the power fails
@@ -33,4 +35,9 @@ export type BootControl = {
   readonly settle: () => Promise<void>
   /** Called right before a reboot. @returns what the reboot system call must be told, undefined for nothing */
   readonly prepareReboot: () => Promise<string | undefined>
+}
+
+/** @throws FlotillaError BUSY for the slot that boots, which nobody may write to */
+export function requireNotGood(good: string | undefined, slot: string): void {
+  if (good === slot) throw new FlotillaError('BUSY', `invalidate slot ${slot}: it is the one that boots`)
 }

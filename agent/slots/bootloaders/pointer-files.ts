@@ -1,6 +1,6 @@
 import { otherPlace, type PointerFormat, type PointerPlace } from '../../../protocol/boot/pointer-files.ts'
 import { FlotillaError } from '../../../protocol/errors.ts'
-import { type Disk } from '../../store/disk.ts'
+import { type Disk, requireAsWritten } from '../../store/disk.ts'
 import { readSlotBoot } from './slot-boot.ts'
 
 /** The two places of a loader that reads only text, on a disk. */
@@ -35,10 +35,7 @@ export class PointerFiles {
     const bytes = this.#format.encodePlace(place, await readSlotBoot(this.#disk, slot))
     await this.#disk.write(path, offset, bytes)
     await this.#disk.flush(path)
-    await this.#disk.dropCache(path)
-    const found = await this.#disk.read(path, offset, bytes.length)
-    if (found === undefined || Buffer.compare(found, bytes) !== 0)
-      throw new FlotillaError('VERIFY_FAILED', `write ${path}: it does not read back as written; the medium is failing`)
+    await requireAsWritten(this.#disk, path, bytes, offset)
     return place
   }
 

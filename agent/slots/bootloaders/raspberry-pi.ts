@@ -2,7 +2,7 @@ import { BINARY_FORMAT } from '../../../protocol/boot/boot-record.ts'
 import { RASPBERRY_PI_FORMAT, trybootSwitch } from '../../../protocol/boot/pointer-files.ts'
 import { FlotillaError } from '../../../protocol/errors.ts'
 import type { Disk } from '../../store/disk.ts'
-import type { BootControl } from './boot-control.ts'
+import { type BootControl, requireNotGood } from './boot-control.ts'
 import { PointerFiles } from './pointer-files.ts'
 import { markProven, RecordBoot } from './record-boot.ts'
 
@@ -43,8 +43,7 @@ export class RaspberryPiBoot implements BootControl {
   }
 
   async invalidate(slot: string): Promise<void> {
-    if ((await this.good()) === slot)
-      throw new FlotillaError('BUSY', `invalidate slot ${slot}: it is the one that boots`)
+    requireNotGood(await this.good(), slot)
     await this.#record.markBad(slot)
   }
 

@@ -11,7 +11,7 @@ import { MAX_DESCRIPTION_BYTES, parseRelease } from '../../../protocol/release/d
 import { compareSequence, type Sequence } from '../../../protocol/release/judge-install.ts'
 import { descriptionPath, PROVEN_MARKER, SLOTS_DIRECTORY } from '../../../protocol/boot/slot-layout.ts'
 import { type Disk, readSmallFile } from '../../store/disk.ts'
-import type { BootControl } from './boot-control.ts'
+import { type BootControl, requireNotGood } from './boot-control.ts'
 
 /**
  * The boot families whose loader reads a record: U-Boot, GRUB, the selector of extlinux boards, and the loader programs of
@@ -46,7 +46,7 @@ export class RecordBoot implements BootControl {
 
   async invalidate(slot: string): Promise<void> {
     const record = await this.#read()
-    if (record.good === slot) throw new FlotillaError('BUSY', `invalidate slot ${slot}: it is the one that boots`)
+    requireNotGood(record.good, slot)
     if (record.trial === slot) await this.#write({ ...record, trial: undefined, tries: 0 })
   }
 
@@ -82,7 +82,7 @@ export class RecordBoot implements BootControl {
   }
 
   async requireCounting(): Promise<void> {
-    if (this.#counts === 'loader') requireAnswer(await this.#read())
+    requireAnswer(await this.#read())
   }
 
   async loadFailed(): Promise<boolean> {

@@ -1,4 +1,5 @@
 import {
+  CANARY_TRIES,
   type EfiMachine,
   encodeLoaderEntry,
   ENTRIES_DIRECTORY,
@@ -6,6 +7,7 @@ import {
   GOOD_ENTRIES,
   LOADER_ENTRY_BYTES,
   type LoaderEntry,
+  newestEntry,
   parseLoaderEntry,
   parseTrialEntryName,
   switchCharacter,
@@ -13,13 +15,10 @@ import {
 } from '../../../protocol/boot/loader-entry.ts'
 import type { SlotBoot } from '../../../protocol/boot/slot-files.ts'
 import { FlotillaError } from '../../../protocol/errors.ts'
-import type { Disk } from '../../store/disk.ts'
-import type { BootControl } from './boot-control.ts'
+import { type Disk, requireAsWritten } from '../../store/disk.ts'
+import { type BootControl, requireNotGood } from './boot-control.ts'
 import { markProven, overwrite } from './record-boot.ts'
 import { readSlotBoot } from './slot-boot.ts'
-
-/** Tries of an entry that only shows that the loader counts. */
-const CANARY_TRIES = 9
 
 type Found = { readonly path: string; readonly slot: string; readonly version: number; readonly enabled: boolean }
 type FoundTrial = Found & { readonly left: number; readonly done: number }
@@ -52,7 +51,7 @@ export class SystemdBoot implements BootControl {
 
   async invalidate(slot: string): Promise<void> {
     const good = await this.#good()
-    if (good?.slot === slot) throw new FlotillaError('BUSY', `invalidate slot ${slot}: it is the one that boots`)
+    requireNotGood(good?.slot, slot)
     for (const entry of [...(await this.#goodEntries()), ...(await this.#trials())])
       if (entry.slot === slot) await this.#switch(entry, false)
     await this.#askForEvidence()
@@ -66,7 +65,7 @@ export class SystemdBoot implements BootControl {
   async markGood(slot: string): Promise<void> {
     await markProven(this.#disk, slot)
     const entries = await this.#goodEntries()
-    const good = newest(entries)
+    const good = newestEntry(entries)
     if (good?.slot !== slot) {
       const path = GOOD_ENTRIES.map((name) => `${ENTRIES_DIRECTORY}/${name}`).find((other) => other !== good?.path)
       const version = Math.max(0, ...entries.map((entry) => entry.version)) + 1
@@ -126,7 +125,7 @@ export class SystemdBoot implements BootControl {
   }
 
   async #good(): Promise<Found | undefined> {
-    return newest(await this.#goodEntries())
+    return newestEntry(await this.#goodEntries())
   }
 
   async #goodEntries(): Promise<readonly Found[]> {
@@ -181,10 +180,7 @@ export class SystemdBoot implements BootControl {
     const bytes = encodeLoaderEntry({ ...entry, enabled: false }, this.#machine)
     await overwrite(this.#disk, path, bytes)
     await this.#disk.flushDirectory(ENTRIES_DIRECTORY)
-    await this.#disk.dropCache(path)
-    const found = await this.#disk.read(path, 0, bytes.length + 1)
-    if (found === undefined || Buffer.compare(found, bytes) !== 0)
-      throw new FlotillaError('VERIFY_FAILED', `write ${path}: it does not read back as written; the medium is failing`)
+    await requireAsWritten(this.#disk, path, bytes)
     if (entry.enabled) await this.#switch({ path }, true)
   }
 
@@ -192,8 +188,4 @@ export class SystemdBoot implements BootControl {
     await this.#disk.write(path, ENTRY_SWITCH_AT, switchCharacter(on, this.#machine))
     await this.#disk.flush(path)
   }
-}
-
-function newest(entries: readonly Found[]): Found | undefined {
-  return entries.filter(({ enabled }) => enabled).sort((a, b) => b.version - a.version)[0]
 }
