@@ -1,10 +1,10 @@
-import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { writeDiskImage } from '../../builder/images/write-disk-image.ts'
 import { squash } from '../fleet/build-images.ts'
+import { partitionsOf } from '../machine/boot-files.ts'
 import { kernelOf } from '../machine/debian-trees.ts'
 import { buildInitramfs, buildRoot } from './build-initramfs.ts'
 import { runMachine } from './virtual-machine.ts'
@@ -84,9 +84,7 @@ describe('flotilla-init, in a virtual machine', () => {
   })
 
   it('finds the partition by the name or the id that the table gives it', async () => {
-    const table = execFileSync('/usr/sbin/sfdisk', ['--json', disk], { encoding: 'utf8' })
-    const [first] = (JSON.parse(table) as { partitiontable: { partitions: { uuid: string }[] } }).partitiontable
-      .partitions
+    const [first] = partitionsOf(disk)
     expect((await boot(`flotilla.slot=${SLOT} flotilla.boot=PARTLABEL=boot`)).console).toContain('root takes changes')
     const byId = await boot(`flotilla.slot=${SLOT} flotilla.boot=PARTUUID=${first?.uuid} flotilla.wait=1`)
     // The kernel tells the id of a partition since 6.10; an older one says that there is none, and does not hang.

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { writeDiskImage } from '../../builder/images/write-disk-image.ts'
 import { imageSet, squash } from '../fleet/build-images.ts'
+import { partitionsOf } from '../machine/boot-files.ts'
 import { kernelOf } from '../machine/debian-trees.ts'
 import { buildInitramfs, buildRoot } from './build-initramfs.ts'
 import { runMachine } from './virtual-machine.ts'
@@ -101,12 +102,7 @@ async function boot(disk: string, keep = false): Promise<string> {
 }
 
 /** The offset of the second partition. */
-function persistOf(disk: string): number {
-  const { partitiontable } = JSON.parse(execFileSync('/usr/sbin/sfdisk', ['--json', disk], { encoding: 'utf8' })) as {
-    partitiontable: { partitions: { start: number }[] }
-  }
-  return (partitiontable.partitions[1]?.start ?? 0) * 512
-}
+const persistOf = (disk: string): number => partitionsOf(disk)[1]?.start ?? 0
 
 describe('the persist partition, in a virtual machine', () => {
   it('grows to its medium at the first boot, gets its tree, keys and swap, and keeps them at the next', async () => {

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { afterAll, beforeAll, beforeEach } from 'vitest'
 import { writeDiskImage } from '../../builder/images/write-disk-image.ts'
 import { type BootRecord, encodeBootRecord, freshRecord, parseBootRecord } from '../../protocol/boot/boot-record.ts'
 import { type BootTrace, emptyTrace, parseTrace } from '../../protocol/boot/boot-trace.ts'
@@ -23,8 +24,23 @@ echo "guard: $($b cat /proc/$FLOTILLA_GUARD/comm 2>/dev/null)"
 $b sleep 1
 $b poweroff -f`
 
+/** A disk for the tests of a file, as it was made before each of them. @returns what gives it, once they run */
+export function useTrialDisk(): () => TrialDisk {
+  let disk: TrialDisk | undefined
+  const made = () => {
+    if (disk === undefined) throw new Error('the disk is there only in tests')
+    return disk
+  }
+  beforeAll(() => {
+    disk = new TrialDisk()
+  }, 120_000)
+  beforeEach(() => made().reset())
+  afterAll(() => disk?.close())
+  return made
+}
+
 /** A disk with three releases, of which one hangs, that `flotilla-init` starts without a boot loader. */
-export class TrialDisk {
+class TrialDisk {
   readonly #root = mkdtempSync(join(tmpdir(), 'flotilla-trial-'))
   readonly #kernel = kernelOf('x86_64')
   readonly #initramfs: string

@@ -1,16 +1,11 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { COMMAND_LINE, GOOD, STUCK, TRIAL, TrialDisk } from './trial-disk.ts'
+import { describe, expect, it } from 'vitest'
+import { COMMAND_LINE, GOOD, STUCK, TRIAL, useTrialDisk } from './trial-disk.ts'
 
-let disk: TrialDisk
-
-beforeAll(() => {
-  disk = new TrialDisk()
-}, 120_000)
-beforeEach(() => disk.reset())
-afterAll(() => disk.close())
+const made = useTrialDisk()
 
 describe('a boot on trial, in a virtual machine', () => {
   it('leaves how far it came, with the boot partition read-only and sound', async () => {
+    const disk = made()
     const { console, ended } = await disk.boot(`flotilla.slot=${TRIAL} flotilla.trial=60`)
     expect(console).toContain('guard: flotilla-guard')
     // Not what was in memory of the file before.
@@ -21,6 +16,7 @@ describe('a boot on trial, in a virtual machine', () => {
   })
 
   it('is reset when nobody confirms it, and that is written down', async () => {
+    const disk = made()
     const { console, ended } = await disk.boot(`flotilla.slot=${STUCK} flotilla.trial=5`)
     expect(console).toContain('flotilla-guard: the release was not confirmed within 5 s; reset')
     expect(ended).toBe(true)
@@ -29,6 +25,7 @@ describe('a boot on trial, in a virtual machine', () => {
   })
 
   it('takes a try first, and starts what is on trial with its own arguments', async () => {
+    const disk = made()
     disk.setRecord({ trial: TRIAL, tries: 3 })
     const { console } = await disk.boot(`flotilla.slot=${GOOD} flotilla.select=1`)
     expect(console).toContain(`on trial: ${TRIAL}, 2 tries left`)

@@ -1,23 +1,19 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { emptyTrace } from '../../protocol/boot/boot-trace.ts'
-import { GOOD, TRIAL, TrialDisk } from './trial-disk.ts'
+import { GOOD, TRIAL, useTrialDisk } from './trial-disk.ts'
 
-let disk: TrialDisk
-
-beforeAll(() => {
-  disk = new TrialDisk()
-}, 120_000)
-beforeEach(() => disk.reset())
-afterAll(() => disk.close())
+const made = useTrialDisk()
 
 describe('a boot on trial and what can be wrong, in a virtual machine', () => {
   it('leaves nothing when it is not on trial, and has no guard', async () => {
+    const disk = made()
     const { console } = await disk.boot(`flotilla.slot=${GOOD}`)
     expect(console).toContain('guard: \r\n')
     expect(disk.read('trace')).toEqual(Buffer.from(emptyTrace()))
   })
 
   it('is refused when its root rotted and it is to be verified', async () => {
+    const disk = made()
     expect((await disk.boot(`flotilla.slot=${TRIAL} flotilla.verify=1`)).console).toContain('started: ')
     const rootfs = disk.read(`releases/${TRIAL}/rootfs.squashfs`)
     rootfs[rootfs.length >> 1] = (rootfs[rootfs.length >> 1] ?? 0) ^ 1
@@ -29,6 +25,7 @@ describe('a boot on trial and what can be wrong, in a virtual machine', () => {
   })
 
   it('goes on with the good slot when no try is left, and answers that it counts', async () => {
+    const disk = made()
     disk.setRecord({ trial: TRIAL, tries: 0, canaryAsked: 5, canarySeen: 4 })
     expect((await disk.boot(`flotilla.slot=${GOOD} flotilla.select=1`)).console).toMatch(
       new RegExp(`started: .*flotilla.slot=${GOOD} flotilla.select=1`),
@@ -37,6 +34,7 @@ describe('a boot on trial and what can be wrong, in a virtual machine', () => {
   })
 
   it('gives up a kernel that does not load, and says so', async () => {
+    const disk = made()
     disk.setRecord({ trial: TRIAL, tries: 3 })
     disk.overwrite(`releases/${TRIAL}/kernel`, Buffer.alloc(100_000, 7))
     const { console } = await disk.boot(`flotilla.slot=${GOOD} flotilla.select=1`)
@@ -46,6 +44,7 @@ describe('a boot on trial and what can be wrong, in a virtual machine', () => {
   })
 
   it('goes on with what runs when both records are torn, and begins new ones', async () => {
+    const disk = made()
     disk.overwrite('select.0', new Uint8Array(512))
     const { console } = await disk.boot(`flotilla.slot=${GOOD} flotilla.select=1`)
     expect(console).toContain(`both boot records are damaged: ${GOOD} goes on`)

@@ -1,15 +1,13 @@
 import { execFileSync, spawnSync } from 'node:child_process'
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { FIRST_PARTITION_BYTES } from '../../builder/layers/board.ts'
 import { SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
+import { ROOT } from '../setup/gates.ts'
 import type { LoaderFamily } from './virtual-board.ts'
 
-/** What GRUB's configuration needs, built into its core image; the layer pcengines/apu2 names the same. */
-const GRUB_MODULES = 'biosdisk part_msdos fat linux loadenv test configfile normal echo true reboot sleep boot'.split(
-  ' ',
-)
+const GRUB_LAYER = join(ROOT, 'configs/pcengines/apu2/buildroot/config')
 const GRUB = '/usr/lib/grub/i386-pc'
 const SYSTEMD_BOOT = '/usr/lib/systemd/boot/efi/systemd-bootx64.efi'
 
@@ -29,7 +27,17 @@ export function makeLoaderImages(family: LoaderFamily, images: string): void {
   if (family !== 'grub') return
   copyFileSync(join(GRUB, 'boot.img'), join(images, 'boot.img'))
   const prefix = '(hd0,msdos1)/boot/grub' // BR2_TARGET_GRUB2_BOOT_PARTITION
-  execFileSync('grub-mkimage', [...['-O', 'i386-pc', '-p', prefix, '-o', join(images, 'grub.img')], ...GRUB_MODULES])
+  execFileSync('grub-mkimage', [
+    ...['-O', 'i386-pc', '-p', prefix, '-o', join(images, 'grub.img')],
+    ...settingIn(GRUB_LAYER, 'BR2_TARGET_GRUB2_BUILTIN_MODULES_PC').split(' '),
+  ])
+}
+
+/** The text of a setting in a layer. */
+function settingIn(file: string, name: string): string {
+  const text = new RegExp(`^${name}="(.*)"$`, 'm').exec(readFileSync(file, 'utf8'))?.[1]
+  if (text === undefined) throw new Error(`${file} does not set ${name}`)
+  return text
 }
 
 /** What a factory does with the finished image: SYSLINUX has to know the sectors where it lies. */
@@ -133,15 +141,33 @@ export function checkBootPartition(image: string, scratch: string, isRepaired = 
   }
 }
 
-/** Where the boot partition lies, bytes. */
-export function bootExtent(image: string): { readonly start: number; readonly length: number } {
+/** A partition of an image, bytes. */
+export type Partition = {
+  readonly start: number
+  readonly length: number
+  readonly uuid: string
+  readonly name: string
+}
+
+/** The partitions of an image, in order. */
+export function partitionsOf(image: string): readonly Partition[] {
   const { partitiontable } = JSON.parse(
     // It says on the way that a GPT does not reach the end of a disk that was made larger.
     execFileSync('/usr/sbin/sfdisk', ['--json', image], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }),
-  ) as { partitiontable: { partitions: { start: number; size: number }[] } }
-  const [first] = partitiontable.partitions
+  ) as { partitiontable: { partitions: { start: number; size: number; uuid?: string; name?: string }[] } }
+  return partitiontable.partitions.map(({ start, size, uuid = '', name = '' }) => ({
+    start: start * 512,
+    length: size * 512,
+    uuid,
+    name,
+  }))
+}
+
+/** Where the boot partition lies. */
+export function bootExtent(image: string): Partition {
+  const [first] = partitionsOf(image)
   if (first === undefined) throw new Error(`${image} has no partition`)
-  return { start: first.start * 512, length: first.size * 512 }
+  return first
 }
 
 /** A copy that takes no more room than what is in it. */

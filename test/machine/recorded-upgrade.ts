@@ -1,13 +1,13 @@
 import { closeSync, openSync, readSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { shortId } from '../../protocol/release/description.ts'
-import { bootExtent, checkBootPartition, copyImage } from './boot-files.ts'
+import { bootExtent, checkBootPartition, copyImage, type Partition } from './boot-files.ts'
 import { type CutReport, judgeCuts, readSlotsOf } from './cut-states.ts'
 import type { LoaderFamily } from './virtual-board.ts'
 import type { VirtualFleet } from './virtual-fleet.ts'
 import { type DiskOperation, readWriteLog } from './write-log.ts'
 
-type Extent = ReturnType<typeof bootExtent>
+type Extent = Pick<Partition, 'start' | 'length'>
 
 /** Everything that a device wrote during one upgrade, and its disk before and after. */
 export class RecordedUpgrade {

@@ -1,6 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { copyFileSync, existsSync } from 'node:fs'
-import type { BoardLayout } from '../../builder/layers/board.ts'
+import { type BoardLayout, readBoard } from '../../builder/layers/board.ts'
+import { openCatalogue } from '../../builder/layers/open-chain.ts'
+import { ROOT } from '../setup/gates.ts'
 
 /** The boot families whose loader counts by itself, and which QEMU runs for real. */
 export const LOADER_FAMILIES = ['systemd-boot', 'grub', 'uboot'] as const
@@ -16,26 +18,19 @@ export type VirtualBoard = {
   readonly console: string
 }
 
-const NO_RAW = { raw: [], bootFiles: undefined }
+const LAYERS = openCatalogue({ root: ROOT, skiffos: undefined, environment: {} })
+
+/** How a board's layer has its medium laid out. */
+function layoutOf(board: string): BoardLayout {
+  const layout = readBoard(LAYERS.get(board, 'virtual board'))?.layout
+  if (layout === undefined) throw new Error(`${board} has no layout`)
+  return layout
+}
+
 export const VIRTUAL_BOARDS: Readonly<Record<LoaderFamily, VirtualBoard>> = {
-  'systemd-boot': {
-    arch: 'x86_64',
-    layout: { table: 'gpt', raw: [], bootFiles: 'efi-part' },
-    console: 'ttyS0',
-  },
-  grub: {
-    arch: 'x86_64',
-    layout: {
-      ...NO_RAW,
-      table: 'dos',
-      raw: [
-        { file: 'boot.img', atBytes: 0, fromBytes: 0, lengthBytes: 440 },
-        { file: 'grub.img', atBytes: 512, fromBytes: 0, lengthBytes: undefined },
-      ],
-    },
-    console: 'ttyS0',
-  },
-  uboot: { arch: 'aarch64', layout: { ...NO_RAW, table: 'dos' }, console: 'ttyAMA0' },
+  'systemd-boot': { arch: 'x86_64', layout: layoutOf('virt/qemu'), console: 'ttyS0' },
+  grub: { arch: 'x86_64', layout: layoutOf('pcengines/apu2'), console: 'ttyS0' },
+  uboot: { arch: 'aarch64', layout: { table: 'dos', raw: [], bootFiles: undefined }, console: 'ttyAMA0' },
   extlinux: {
     arch: 'x86_64',
     layout: {
@@ -102,11 +97,6 @@ export class Machine {
   /** All that came over its serial port. */
   get console(): string {
     return this.#console
-  }
-
-  /** Its process, for a test that ends. */
-  get pid(): number {
-    return this.#process.pid ?? 0
   }
 
   /** Waits until the console shows what is wanted. @throws with the end of the console after the time limit */

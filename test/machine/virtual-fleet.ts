@@ -1,12 +1,12 @@
 import { execFile } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { stringify } from 'yaml'
 import { writeDiskImage } from '../../builder/images/write-disk-image.ts'
 import { imageSet } from '../fleet/build-images.ts'
-import { copyImage, installLoader, makeLoaderImages } from './boot-files.ts'
+import { installLoader, makeLoaderImages } from './boot-files.ts'
 import { MachineImages, type Variant } from './machine-images.ts'
 import { type Attachment, type LoaderFamily, Machine, type MachineOptions, VIRTUAL_BOARDS } from './virtual-board.ts'
 import { VirtualLan } from './virtual-lan.ts'
@@ -145,14 +145,6 @@ export class VirtualFleet {
     const isTold = (console: string) =>
       eventsIn(console).some((told) => told.event === event && told.release === release)
     await machine.waitFor(isTold, timeoutMs)
-  }
-
-  /** A copy of a device's disk, kept beside it. */
-  keepDisk(name: string, as: string): string {
-    mkdirSync(join(this.directory, 'kept'), { recursive: true })
-    const kept = join(this.directory, 'kept', as)
-    copyImage(this.device(name).disk, kept)
-    return kept
   }
 
   async close(): Promise<void> {

@@ -7,8 +7,8 @@ import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..')
 const NODE_22 = '22.23.3'
-/** Firmware and loaders of virtual machines, and the programs that read what they read. */
-const LOADERS = {
+/** Virtual machines: firmware and loaders, the programs that read what they read, and what their disks are made with. */
+const MACHINES = {
   'qemu-system-x86_64': 'qemu-system-x86',
   'qemu-system-aarch64': 'qemu-system-arm',
   '/usr/share/OVMF/OVMF_CODE_4M.fd': 'ovmf',
@@ -23,6 +23,14 @@ const LOADERS = {
   fw_printenv: 'libubootenv-tool',
   'aarch64-linux-gnu-gcc': 'gcc-aarch64-linux-gnu',
   '/usr/aarch64-linux-gnu/include/stdlib.h': 'libc6-dev-arm64-cross',
+  sfdisk: 'fdisk',
+  'mkfs.vfat': 'dosfstools',
+  mcopy: 'mtools',
+  debugfs: 'e2fsprogs',
+  depmod: 'kmod',
+  cpio: 'cpio',
+  gcc: 'gcc',
+  '/usr/include/stdlib.h': 'libc6-dev',
 }
 /** Debian packages by the program that shows that they are there. */
 const PACKAGES = {
@@ -39,15 +47,7 @@ const PACKAGES = {
     'kconfig-conf': 'kconfig-frontends-nox',
     ...JSON.parse(readFileSync(join(root, 'builder/buildroot/host-programs.json'), 'utf8')),
     ping: 'iputils-ping',
-    sfdisk: 'fdisk',
-    'mkfs.vfat': 'dosfstools',
-    mcopy: 'mtools',
-    debugfs: 'e2fsprogs',
-    ...LOADERS,
-    depmod: 'kmod',
-    cpio: 'cpio',
-    gcc: 'gcc',
-    '/usr/include/stdlib.h': 'libc6-dev',
+    ...MACHINES,
   },
   'test:kernels': {
     '/usr/src/linux-source-6.12.tar.xz': 'linux-source-6.12',
@@ -80,15 +80,7 @@ const PACKAGES = {
     '/usr/lib/python3/dist-packages/elftools/__init__.py': 'python3-pyelftools',
   },
   bench: {
-    ...LOADERS,
-    'mkfs.vfat': 'dosfstools',
-    mcopy: 'mtools',
-    sfdisk: 'fdisk',
-    debugfs: 'e2fsprogs',
-    depmod: 'kmod',
-    cpio: 'cpio',
-    gcc: 'gcc',
-    '/usr/include/stdlib.h': 'libc6-dev',
+    ...MACHINES,
     mksquashfs: 'squashfs-tools',
     ip: 'iproute2',
     tc: 'iproute2',
@@ -107,13 +99,13 @@ const PACKAGES = {
     ping: 'iputils-ping',
   },
 }
+for (const same of ['test:machine', 'start:machines']) PACKAGES[same] = PACKAGES.test
 
 const [task = 'start', ...args] = process.argv.slice(2)
 process.chdir(root)
 installModules()
 const node = findNode()
 const environment = { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}:/usr/sbin:/sbin` }
-if (task === 'test:machine' || task === 'start:machines') installPackages(PACKAGES.test)
 if (task in PACKAGES) installPackages(PACKAGES[task])
 const entry = {
   start: ['test/fleet/start.ts'],
