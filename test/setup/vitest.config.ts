@@ -32,7 +32,7 @@ export default defineConfig({
             (room) => `test/${room}/**/!(*.whole).test.ts`,
           ),
           ...PATIENT,
-          maxWorkers: 2,
+          maxWorkers: 3,
         },
       },
       // The same, whole: `npm run test:machine`.
@@ -45,22 +45,21 @@ export default defineConfig({
           maxWorkers: 2,
         },
       },
-      // A fleet in bad company leaves more than half of two cores alone.
+      // Fleets wait for each other most of the time: two at once leave half of two cores alone.
       {
         test: {
           name: 'hostile',
           include: ['test/hostile/**/*.test.ts'],
           ...PATIENT,
-          maxWorkers: 2,
+          maxWorkers: 3,
         },
       },
-      // Other fleets use the whole machine: one file after another.
       {
         test: {
           name: 'fleet',
           include: ['test/fleet/**/*.test.ts'],
           ...PATIENT,
-          fileParallelism: false,
+          maxWorkers: 3,
         },
       },
     ],

@@ -44,6 +44,9 @@ describe('three virtual machines on one network, with the real systemd-boot', { 
         .filter(({ release }) => release === next)
         .map(({ event }) => event)
       expect(story).toEqual(['fetched', 'written', 'armed', 'trial', 'proven'])
+      // Persist was grown, and got its keys, at the first of two boots.
+      expect(console.match(/grow partition/g)).toHaveLength(1)
+      expect(console.match(/make the SSH host key/g)).toHaveLength(2)
       expect(console.match(/^release \S+ in /gm)).toEqual(['release 1.0 in ', 'release 2.0 in '])
       if (name !== 'one') await fleet.cut(name)
       if (name !== 'one') expect(checkBootPartition(disk, fleet.directory, true)).toBe('')
