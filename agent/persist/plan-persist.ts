@@ -76,7 +76,7 @@ export function planMount(found: PersistDevice): readonly PersistStep[] {
 }
 
 /** What is done to a partition that is mounted: none of it keeps the data away when it fails. Pure. */
-export function planTree({ device }: PersistDevice): readonly PersistStep[] {
+export function planTree({ device }: Pick<PersistDevice, 'device'>): readonly PersistStep[] {
   return [
     { do: 'grow-file-system', device },
     ...DIRECTORIES.map(([path, mode]) => ({ do: 'make-directory', path, mode }) as const),

@@ -56,6 +56,12 @@ export async function preparePersist(
   }
   let device = ''
   try {
+    // A container was given a directory, which grows with what it lies on.
+    if (await isGiven()) {
+      await tryAll(planTree({ device }).filter((step) => step.do !== 'grow-file-system'))
+      await tryAll(planUse(await readContent()))
+      return await tell({ state: 'ready', problems, device })
+    }
     const found = await findPersist(label, timeoutMs)
     device = found.device
     // Growing can wait: a table that is odd, or a medium that wore out, must not keep the data away.
@@ -71,6 +77,11 @@ export async function preparePersist(
   }
   await tryAll(planUse(await readContent()))
   return tell({ state: 'ready', problems, device })
+}
+
+/** Whether the loader put persist in place: `flotilla-container` does, and says so. */
+async function isGiven(): Promise<boolean> {
+  return / flotilla\.persist=mounted(?=\s)/.test(await readFile('/proc/cmdline', 'latin1'))
 }
 
 /** How it ended at this boot. @throws FlotillaError NOT_FOUND when nothing was prepared, FORMAT */

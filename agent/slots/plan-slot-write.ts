@@ -1,4 +1,4 @@
-import { type BootFamily, startsKernel } from '../../protocol/boot/slot-files.ts'
+import { type BootFamily, readsSlotFiles } from '../../protocol/boot/slot-files.ts'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { parentOf } from '../store/disk.ts'
 import { type Artifact, type ReleaseDescription, shortId } from '../../protocol/release/description.ts'
@@ -51,7 +51,7 @@ export function planSlotWrite(
     { type: 'make-directory', path: slot },
     ...places.map(({ artifact, place }): SlotStep => ({ type: 'complete', artifact, place })),
     { type: 'write-description', path: description },
-    ...(startsKernel(family) ? [{ type: 'write-loader-files', slot: shortId(releaseId) } as const] : []),
+    ...(readsSlotFiles(family) ? [{ type: 'write-loader-files', slot: shortId(releaseId) } as const] : []),
     ...directoriesOf([...places.map(({ place }) => place), { area: 'boot', path: description }]),
     ...places.map(({ artifact, place }): SlotStep => ({ type: 'verify', artifact, place })),
     { type: 'verify-description', path: description },

@@ -114,7 +114,7 @@ async function writeLoaderFiles(slot: string, release: Release, deps: WriteRelea
   const path = `${SLOTS_DIRECTORY}/${slot}/${COMMAND_LINE_ARTIFACT}`
   const commandLine = await readSmallFile(deps.boot, path, MAX_COMMAND_LINE_BYTES)
   const text = Buffer.from(commandLine ?? []).toString('latin1')
-  const boot = describeSlotBoot(slot, release.description, text, deps.trialBootSeconds)
+  const boot = describeSlotBoot(deps.family, slot, release.description, text, deps.trialBootSeconds)
   for (const { name, bytes } of slotFiles(deps.family, boot)) {
     const file = `${SLOTS_DIRECTORY}/${slot}/${name}`
     await deps.boot.allocate(file, bytes.length)

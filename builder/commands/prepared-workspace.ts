@@ -88,7 +88,7 @@ function programs(root: string): Readonly<Record<string, string>> {
 /** Packages whose source is this project: Buildroot does not see when it changes. */
 export function localPackages({ composition }: Prepared): readonly string[] {
   const has = (symbol: string) => composition.symbols.buildroot.get(symbol)?.setting.value === 'y'
-  return ['flotilla-agent', 'flotilla-init'].filter((name) =>
+  return ['flotilla-agent', 'flotilla-init', 'flotilla-container'].filter((name) =>
     has(`BR2_PACKAGE_${name.toUpperCase().replace('-', '_')}`),
   )
 }

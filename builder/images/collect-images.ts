@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { COMMAND_LINE_ARTIFACT } from '../../protocol/boot/slot-files.ts'
+import { COMMAND_LINE_ARTIFACT, startsKernel } from '../../protocol/boot/slot-files.ts'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import type { ArtifactKind } from '../../protocol/release/description.ts'
 import { MANIFEST, readManifest } from './image-manifest.ts'
@@ -20,8 +20,9 @@ const RULES: readonly (readonly [RegExp, ArtifactKind])[] = [
 
 /**
  * What a build left in a directory, sorted by name: Buildroot's `images/` or any other. The kind follows from the
- * name; whatever is not known is a boot file. A manifest beside them says which of them count.
- * @throws FlotillaError BAD_INPUT without a kernel or root file system, or for something that is not a plain file
+ * name; whatever is not known is a boot file. A manifest beside them says which of them count,
+ * and whether the board starts a kernel.
+ * @throws FlotillaError BAD_INPUT without a kernel where one is started, without a root file system, or for something that is not a plain file
  */
 export function collectImages(directory: string): readonly CollectedImage[] {
   const manifest = readManifest(directory)
@@ -33,7 +34,9 @@ export function collectImages(directory: string): readonly CollectedImage[] {
       `collect images in ${directory}: ${MANIFEST} names ${missing[0]}, which is not there`,
     )
   const images = names.map((name) => ({ name, kind: kindOf(name), path: join(directory, name) }))
-  for (const kind of ['kernel', 'rootfs'] as const) {
+  const { family } = manifest ?? {}
+  const needed = family === undefined || startsKernel(family) ? (['kernel', 'rootfs'] as const) : (['rootfs'] as const)
+  for (const kind of needed) {
     if (!images.some((image) => image.kind === kind)) {
       throw new FlotillaError(
         'BAD_INPUT',

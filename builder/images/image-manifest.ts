@@ -1,5 +1,6 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { BOOT_FAMILIES, type BootFamily } from '../../protocol/boot/slot-files.ts'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { NAME_PATTERN, parseJson, shape } from '../../protocol/shape.ts'
 import type { Board } from '../layers/board.ts'
@@ -14,6 +15,8 @@ export type ImageManifest = {
   /** The board as releases name it: the layer `pi/4` is `pi-4`. */
   readonly board: string
   readonly hardware: readonly string[]
+  /** How the board boots; a manifest that does not say stands for one that starts a kernel. */
+  readonly family: BootFamily | undefined
   readonly layers: string
   readonly buildroot: string
   /** Relative to the manifest, with `/`. */
@@ -29,7 +32,7 @@ export function manifestFor(
   board: Board,
   built: { readonly layers: string; readonly buildroot: string; readonly files: readonly string[] },
 ): ImageManifest {
-  return { board: boardName(board.name), hardware: board.hardware, ...built }
+  return { board: boardName(board.name), hardware: board.hardware, family: board.family, ...built }
 }
 
 export function writeManifest(directory: string, manifest: ImageManifest): void {
@@ -48,6 +51,7 @@ export function readManifest(directory: string): ImageManifest | undefined {
       hardware: shape
         .array(json['hardware'], `${file}: hardware`, 16)
         .map((id) => shape.string(id, `${file}: hardware[]`, 128)),
+      family: json['family'] === undefined ? undefined : shape.oneOf(json['family'], `${file}: family`, BOOT_FAMILIES),
       layers: shape.string(json['layers'], `${file}: layers`, 16_384),
       buildroot: shape.string(json['buildroot'], `${file}: buildroot`, 64),
       files: shape.array(json['files'], `${file}: files`, MAX_FILES).map((item) => inside(item, `${file}: files[]`)),

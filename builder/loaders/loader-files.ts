@@ -9,7 +9,7 @@ import {
   trialEntryName,
 } from '../../protocol/boot/loader-entry.ts'
 import { encodeExtlinux, encodePiSelector, RASPBERRY_PI_FORMAT } from '../../protocol/boot/pointer-files.ts'
-import { type BootFamily, type SlotBoot, startsKernel } from '../../protocol/boot/slot-files.ts'
+import { type BootFamily, readsSlotFiles, type SlotBoot } from '../../protocol/boot/slot-files.ts'
 import { GRUB_CONFIG } from './grub-config.ts'
 import { encodeScriptImage, type ScriptMachine } from './script-image.ts'
 import { UBOOT_SCRIPT } from './uboot-script.ts'
@@ -20,7 +20,7 @@ export type LoaderFile = { readonly path: string; readonly bytes: Uint8Array }
 /**
  * What the loader of a new device finds on its boot area besides the slot: the one place where every family's side is made.
  * All files that are ever overwritten exist from the start. Pure.
- * @param boot - the factory's release; undefined for families that start no kernel
+ * @param boot - the factory's release; undefined for families whose loader reads nothing in it
  * @param arch - of the board, as board.yaml names it
  */
 export function loaderFiles(
@@ -29,7 +29,7 @@ export function loaderFiles(
   boot: SlotBoot | undefined,
   arch: string,
 ): readonly LoaderFile[] {
-  const trace = startsKernel(family) ? [{ path: TRACE_PATH, bytes: emptyTrace() }] : []
+  const trace = readsSlotFiles(family) ? [{ path: TRACE_PATH, bytes: emptyTrace() }] : []
   return [...trace, ...ofFamily(family, slot, boot, arch)]
 }
 

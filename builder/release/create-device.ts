@@ -7,7 +7,7 @@ import {
   describeSlotBoot,
   type SlotBoot,
   slotFiles,
-  startsKernel,
+  readsSlotFiles,
 } from '../../protocol/boot/slot-files.ts'
 import { placeOf, PROVEN_MARKER, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
 import { FlotillaError } from '../../protocol/errors.ts'
@@ -55,7 +55,7 @@ export function createDeviceTree(
   loader: LoaderChoice,
 ): void {
   if (existsSync(target)) throw new FlotillaError('ALREADY_EXISTS', `create device ${target}: it exists`)
-  const slotBoot = startsKernel(loader.family) ? describeBoot(repository, release, loader) : undefined
+  const slotBoot = readsSlotFiles(loader.family) ? describeBoot(repository, release, loader) : undefined
   const slot = join(target, 'boot', SLOTS_DIRECTORY, shortId(release.id))
   const persist = join(target, 'persist')
   for (const artifact of release.description.artifacts) {
@@ -85,7 +85,7 @@ export function createDeviceTree(
 function describeBoot(repository: Repository, { id, description }: Release, loader: LoaderChoice): SlotBoot {
   const artifact = description.artifacts.find(({ name }) => name === COMMAND_LINE_ARTIFACT)
   const commandLine = artifact === undefined ? '' : readFileSync(repository.artifactPath(artifact.sha256), 'latin1')
-  return describeSlotBoot(shortId(id), description, commandLine, loader.trialBootSeconds)
+  return describeSlotBoot(loader.family, shortId(id), description, commandLine, loader.trialBootSeconds)
 }
 
 // The layout that protocol/spec/slots.md and trust.md lay down; the agent reads it, a test boots what this writes.

@@ -26,6 +26,7 @@ const PLAIN = /^[\w =.,:/+@%-]*$/
 /** What a loader has to know of a slot, and what stands in its `loader.env`. */
 export type SlotBoot = {
   readonly slot: string
+  /** Empty where the root runs on a kernel that is there. */
   readonly kernel: string
   /** Empty where the root is started otherwise. */
   readonly initramfs: string
@@ -46,6 +47,11 @@ export function startsKernel(family: BootFamily): boolean {
   return family !== 'container' && family !== 'directory'
 }
 
+/** Families whose loader reads files in the slot: what to start, or how long a trial may take. */
+export function readsSlotFiles(family: BootFamily): boolean {
+  return family !== 'directory'
+}
+
 /**
  * What a loader starts of a release. Pure.
  * @param commandLine - content of the artifact `cmdline`, empty when there is none
@@ -53,6 +59,7 @@ export function startsKernel(family: BootFamily): boolean {
  * @throws FlotillaError NOT_FOR_THIS_DEVICE for a release that no loader could start
  */
 export function describeSlotBoot(
+  family: BootFamily,
   slot: string,
   { artifacts, health }: Pick<ReleaseDescription, 'artifacts' | 'health'>,
   commandLine: string,
@@ -61,12 +68,12 @@ export function describeSlotBoot(
   const named = (kind: Artifact['kind']) =>
     artifacts.filter((artifact) => artifact.kind === kind).map(({ name }) => name)
   const [kernel] = named('kernel')
-  if (kernel === undefined)
+  if (kernel === undefined && startsKernel(family))
     throw new FlotillaError('NOT_FOR_THIS_DEVICE', `boot release ${slot}: it has no kernel, and this device starts one`)
   const deviceTrees = named('dtb')
   return {
     slot,
-    kernel,
+    kernel: kernel ?? '',
     initramfs: named('initramfs')[0] ?? '',
     // Of several the loader takes the one that its own board names.
     deviceTree: deviceTrees.length === 1 ? (deviceTrees[0] ?? '') : '',
@@ -93,7 +100,7 @@ export function parseCommandLine(text: string): string {
 
 /** The files that a loader of this family reads in the slot; the same release gives the same bytes. Pure. */
 export function slotFiles(family: BootFamily, boot: SlotBoot): readonly SlotFile[] {
-  if (!startsKernel(family)) return []
+  if (!readsSlotFiles(family)) return []
   const variables = [
     ['fl_kernel', boot.kernel],
     ['fl_initrd', boot.initramfs],

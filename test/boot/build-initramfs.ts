@@ -30,7 +30,7 @@ export function buildInitramfs(directory: string, arch: Arch = 'x86_64', flavour
   mkdirSync(join(tree, 'modules'), { recursive: true })
   const warnings = ['-Wall', '-Wextra', '-Werror']
   const sources = readdirSync(INIT_SOURCES)
-    .filter((name) => name.endsWith('.c'))
+    .filter((name) => name.endsWith('.c') && name !== 'container.c')
     .map((name) => join(INIT_SOURCES, name))
   const compiler = arch === 'aarch64' ? 'aarch64-linux-gnu-gcc' : 'gcc'
   execFileSync(compiler, ['-static', '-Os', '-s', ...warnings, '-o', join(tree, 'init'), ...sources], {
@@ -44,6 +44,15 @@ export function buildInitramfs(directory: string, arch: Arch = 'x86_64', flavour
     `cd '${tree}' && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 | gzip -1 > '${file}'`,
   ])
   return file
+}
+
+/** Compiles the loader of the family `container`, as its Buildroot package does. @returns the program */
+export function buildContainerLoader(directory: string): string {
+  const program = join(directory, 'flotilla-container')
+  const sources = ['container.c', 'common.c', 'record.c', 'root.c', 'sector.c', 'trial.c']
+  const options = ['-static', '-Os', '-s', '-Wall', '-Wextra', '-Werror', '-o', program]
+  execFileSync('gcc', [...options, ...sources.map((name) => join(INIT_SOURCES, name))], { stdio: 'inherit' })
+  return program
 }
 
 /**

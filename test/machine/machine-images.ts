@@ -86,6 +86,8 @@ export type Variant = {
   readonly check?: string
   /** Added to the kernel command line. */
   readonly commandLine?: string
+  /** Its init, a script of BusyBox, where it is not that of a machine. */
+  readonly init?: string
   /** Changes the tree of the root, before it is squashed. */
   readonly spoilRoot?: (tree: string) => void
   /** Changes the images. */
@@ -117,7 +119,7 @@ export class MachineImages {
       mkdirSync(join(tree, name), { recursive: true })
     writeFileSync(join(tree, 'etc/flotilla/release'), `${variant.version}\n`)
     writeFileSync(join(tree, 'etc/passwd'), 'root:x:0:0::/root:/bin/sh\n')
-    writeScript(join(tree, 'usr/sbin/init'), INIT)
+    writeScript(join(tree, 'usr/sbin/init'), variant.init ?? INIT)
     const agent = join(tree, 'usr/lib/flotilla/flotilla-agent.mjs')
     mkdirSync(dirname(agent), { recursive: true })
     copyFileSync(imageSet().agent, agent)

@@ -13,11 +13,14 @@
 
 #define REBOOT_AFTER_SECONDS 5
 
+const char *program = "flotilla-init";
+const char *boot_directory = BOOT;
+
 void say(const char *format, ...)
 {
 	va_list list;
 	va_start(list, format);
-	fputs("flotilla-init: ", stderr);
+	fprintf(stderr, "%s: ", program);
 	vfprintf(stderr, format, list);
 	fputc('\n', stderr);
 	va_end(list);
@@ -30,10 +33,11 @@ void fail(const char *format, ...)
 	va_start(list, format);
 	vsnprintf(why, sizeof why, format, list);
 	va_end(list);
-	fprintf(stderr, "flotilla-init: cannot start: %s; reboot in %d s\n", why, REBOOT_AFTER_SECONDS);
+	fprintf(stderr, "%s: cannot start: %s; reboot in %d s\n", program, why, REBOOT_AFTER_SECONDS);
 	trace("initramfs", why);
 	sleep(REBOOT_AFTER_SECONDS);
-	reboot(RB_AUTOBOOT);
+	if (getpid() == 1)
+		reboot(RB_AUTOBOOT);
 	/* The kernel panics when init ends, and reboots by panic=. */
 	_exit(1);
 }
@@ -71,4 +75,10 @@ long elapsed_ms(const struct timespec *since)
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (now.tv_sec - since->tv_sec) * 1000 + (now.tv_nsec - since->tv_nsec) / 1000000;
+}
+
+char *value_of(const char *text, const char *key)
+{
+	const char *line = strstr(text, key);
+	return line == NULL ? NULL : strndup(line + strlen(key), strcspn(line + strlen(key), "\n"));
 }

@@ -9,13 +9,21 @@
 /* Where the boot partition is mounted before the new root takes over. */
 #define BOOT "/flotilla/boot"
 
+/* Who says something. */
+extern const char *program;
+/* Where the boot records and the trace are: BOOT, but for who stands outside. */
+extern const char *boot_directory;
+
 void __attribute__((format(printf, 1, 2))) say(const char *format, ...);
 
-/* Says why, leaves it for the agent, and reboots, so that the boot loader can try something else. */
+/* Says why, leaves it for the agent, and as the first process reboots, so that the boot loader can try something else. */
 void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ...);
 
 /* Reads at most size - 1 bytes and ends them with a zero. Returns their number, -1 when the file cannot be read. */
 ssize_t read_file(const char *path, char *bytes, size_t size);
+
+/* The value of a line KEY=value of loader.env; `key` has the equals sign. Returns NULL when there is none. */
+char *value_of(const char *text, const char *key);
 
 /* A number from..to; anything else leaves the default, and is said. */
 void set_number(long *number, const char *name, const char *text, long from, long to);

@@ -15,7 +15,7 @@ FLOTILLA_INIT_INSTALL_IMAGES = YES
 # Static: there is nothing beside it in the initramfs.
 define FLOTILLA_INIT_BUILD_CMDS
 	$(TARGET_CC) $(TARGET_CFLAGS) $(TARGET_LDFLAGS) -Wall -static -s \
-		-o $(@D)/init $(@D)/*.c
+		-o $(@D)/init $(filter-out %/container.c,$(wildcard $(@D)/*.c))
 endef
 
 # Times and owners are the same in every build.

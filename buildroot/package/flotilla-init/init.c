@@ -29,7 +29,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/loop.h>
 #include <linux/watchdog.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -43,15 +42,12 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "root.h"
 #include "select.h"
 #include "trial.h"
 #include "verify.h"
 
 #define LOOK_AGAIN_MS 100
-/* Where things are mounted before the new root takes over. */
-#define LOWER "/flotilla/lower"
-#define CHANGES "/flotilla/changes"
-#define ROOT "/flotilla/root"
 
 struct settings {
 	char slot[17];
@@ -65,18 +61,6 @@ struct settings {
 	long verify;
 	char device[512]; /* of the boot partition, once it is found */
 };
-
-static void make_directory(const char *path)
-{
-	if (mkdir(path, 0755) != 0 && errno != EEXIST)
-		fail("make %s: %s", path, strerror(errno));
-}
-
-static void mount_at(const char *what, const char *where, const char *type, unsigned long flags, const char *options)
-{
-	if (mount(what, where, type, flags, options) != 0)
-		fail("mount %s on %s: %s", what, where, strerror(errno));
-}
 
 static void set_text(char *field, size_t size, const char *name, const char *text)
 {
@@ -289,101 +273,9 @@ static void read_pi_trial(struct settings *settings)
 		settings->trial_seconds = atol(line + 8);
 }
 
-/* Mounts a squashfs that lies in a file. The loop device goes when it is unmounted. */
-static void mount_image(const char *path, const char *where)
-{
-	struct loop_config config = { .info = { .lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR } };
-	char name[32];
-	int file = open(path, O_RDONLY | O_CLOEXEC);
-	if (file < 0)
-		fail("open %s: %s", path, strerror(errno));
-	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
-	int number = control < 0 ? -1 : ioctl(control, LOOP_CTL_GET_FREE);
-	if (number < 0)
-		fail("get a loop device for %s: %s", path, strerror(errno));
-	snprintf(name, sizeof name, "/dev/loop%d", number);
-	int loop = open(name, O_RDONLY | O_CLOEXEC);
-	config.fd = file;
-	if (loop < 0)
-		fail("open %s for %s: %s", name, path, strerror(errno));
-	if (ioctl(loop, LOOP_CONFIGURE, &config) != 0) {
-		/* Linux before 5.8 */
-		struct loop_info64 info = config.info;
-		if (ioctl(loop, LOOP_SET_FD, file) != 0 || ioctl(loop, LOOP_SET_STATUS64, &info) != 0)
-			fail("attach %s to %s: %s", path, name, strerror(errno));
-	}
-	mount_at(name, where, "squashfs", MS_RDONLY | MS_NOATIME, NULL);
-	close(loop);
-	close(control);
-	close(file);
-}
-
-static void mount_root(const struct settings *settings)
-{
-	char path[256], options[64];
-	snprintf(path, sizeof path, BOOT "/releases/%s/rootfs.squashfs", settings->slot);
-	mount_image(path, LOWER);
-	snprintf(options, sizeof options, "mode=0755,size=%ld%%", settings->overlay_percent);
-	mount_at("changes", CHANGES, "tmpfs", MS_NOATIME, options);
-	make_directory(CHANGES "/upper");
-	make_directory(CHANGES "/work");
-	mount_at("root", ROOT, "overlay", MS_NOATIME,
-		 "lowerdir=" LOWER ",upperdir=" CHANGES "/upper,workdir=" CHANGES "/work");
-	snprintf(path, sizeof path, BOOT "/releases/%s/modules.squashfs", settings->slot);
-	if (access(path, F_OK) != 0)
-		return;
-	/* Where /lib is /usr/lib, as with systemd, this is /usr/lib/modules. */
-	make_directory(ROOT "/lib");
-	make_directory(ROOT "/lib/modules");
-	mount_image(path, ROOT "/lib/modules");
-}
-
-/*
- * The root is as new at every boot: without this each boot would be another machine, with another DHCP lease and a journal
- * of its own.
- */
-static void set_machine_id(void)
-{
-	char id[64];
-	ssize_t length = read_file(BOOT "/machine-id", id, sizeof id);
-	if (length < 0)
-		return;
-	if (length < 32 || !is_hex(id, 32, 0) || is_hex(id, 33, 0)) {
-		say("/boot/machine-id is not 32 hexadecimal digits and ignored");
-		return;
-	}
-	id[32] = '\n';
-	make_directory(ROOT "/etc");
-	int file = open(ROOT "/etc/machine-id", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0444);
-	if (file < 0 || write(file, id, 33) != 33)
-		say("write /etc/machine-id: %s", strerror(errno));
-	if (file >= 0)
-		close(file);
-}
-
-static void move_into_root(const char *from, const char *to)
-{
-	make_directory(to);
-	mount_at(from, to, NULL, MS_MOVE, NULL);
-}
-
-/* switch_root of util-linux, without what it keeps for others. */
-static void __attribute__((noreturn)) start(const char *init)
-{
-	char *const arguments[] = { (char *)init, NULL };
-	if (chdir(ROOT) != 0)
-		fail("enter the new root: %s", strerror(errno));
-	unlink("/init"); /* half a megabyte of memory */
-	mount_at(".", "/", NULL, MS_MOVE, NULL);
-	if (chroot(".") != 0 || chdir("/") != 0)
-		fail("change the root: %s", strerror(errno));
-	execv(init, arguments);
-	fail("start %s: %s", init, strerror(errno));
-}
-
 int main(void)
 {
-	static const char *const directories[] = { "/dev", "/proc", "/sys", "/flotilla", BOOT, LOWER, CHANGES, ROOT };
+	static const char *const directories[] = { "/dev", "/proc", "/sys" };
 	struct settings settings;
 	if (getpid() != 1) {
 		fputs("flotilla-init: it is the first process or none\n", stderr);
@@ -391,6 +283,7 @@ int main(void)
 	}
 	for (size_t n = 0; n < sizeof directories / sizeof *directories; n += 1)
 		make_directory(directories[n]);
+	make_places();
 	/* A kernel with DEVTMPFS_MOUNT does so only for a root that it mounts itself. */
 	mount_at("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=0755");
 	mount_at("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
@@ -409,7 +302,7 @@ int main(void)
 	}
 	if (settings.verify)
 		verify_slot(settings.slot);
-	mount_root(&settings);
+	mount_root(settings.slot, settings.overlay_percent);
 	set_machine_id();
 	say("slot %s from %s", settings.slot, settings.boot);
 	if (settings.trial_seconds > 0) {

@@ -19,13 +19,31 @@ static int read_back(const struct sector *sector, char *bytes)
 	return pread(sector->device, bytes, SECTOR, sector->at) == SECTOR ? 0 : -1;
 }
 
+/* A file system that no loader reads by itself is written as usual. */
+static int find_in_file(struct sector *sector, const char *path)
+{
+	struct stat status;
+	int file = open(path, O_RDWR | O_SYNC | O_CLOEXEC);
+	if (file < 0)
+		return -1;
+	if (fstat(file, &status) != 0 || status.st_size != SECTOR) {
+		say("%s is not a file of %d bytes", path, SECTOR);
+		close(file);
+		return -1;
+	}
+	*sector = (struct sector){ .device = file, .at = 0 };
+	return 0;
+}
+
 int find_sector(struct sector *sector, const char *device, const char *path)
 {
 	char from_file[SECTOR], from_device[SECTOR];
 	int block = 0, block_bytes = 0;
 	struct stat status;
-	int file = open(path, O_RDONLY | O_CLOEXEC);
 	sector->device = -1;
+	if (device == NULL)
+		return find_in_file(sector, path);
+	int file = open(path, O_RDONLY | O_CLOEXEC);
 	if (file < 0)
 		return -1;
 	if (fstat(file, &status) != 0 || status.st_size != SECTOR || ioctl(file, FIGETBSZ, &block_bytes) != 0 ||

@@ -11,11 +11,14 @@
 #define SECTOR 512
 
 struct sector {
-	int device; /* -1: there is none */
+	int device; /* or the file; -1: there is none */
 	off_t at;   /* bytes from the start of the device */
 };
 
-/* Where a file of the boot partition lies; it must be one sector long. Returns 0, or -1 and says why. */
+/*
+ * Where a file of the boot partition lies; it must be one sector long. `device` is the partition, NULL to write through the
+ * file itself. Returns 0, or -1; says why unless there is no such file.
+ */
 int find_sector(struct sector *sector, const char *device, const char *path);
 
 /* Returns 0 when the bytes are on the medium, -1 with errno when they may not be. */

@@ -21,7 +21,9 @@ static char traced_slot[17];
 
 void begin_trace(const char *device, const char *slot)
 {
-	if (find_sector(&traced, device, BOOT "/trace") == 0)
+	char path[512];
+	snprintf(path, sizeof path, "%s/trace", boot_directory);
+	if (find_sector(&traced, device, path) == 0)
 		snprintf(traced_slot, sizeof traced_slot, "%s", slot);
 }
 
@@ -36,6 +38,13 @@ void trace(const char *stage, const char *why)
 	bytes[sizeof bytes - 1] = '\n';
 	if (write_sector(&traced, bytes) != 0)
 		say("write /boot/trace: %s", strerror(errno));
+}
+
+void end_trace(void)
+{
+	if (traced.device >= 0)
+		close(traced.device);
+	traced.device = -1;
 }
 
 static void __attribute__((noreturn)) guard(long seconds)
