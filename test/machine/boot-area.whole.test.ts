@@ -38,7 +38,8 @@ describe('a boot area that is not as it should be', () => {
         ?.slice(1) ?? []
     writeBootFile(disk, 'ballast', Buffer.alloc(Number(free.replaceAll(' ', '')) - (20 << 20)))
     const machine = await seed()
-    await machine.waitFor(/"event":"write-failed".*NOT_ENOUGH_SPACE/, UPGRADED_MS)
+    // To the end of the line: it comes in parts.
+    await machine.waitFor(/"event":"write-failed".*NOT_ENOUGH_SPACE.*\n/, UPGRADED_MS)
     expect(machine.console).toMatch(/NOT_ENOUGH_SPACE.*\d+ .*\d+/)
     expect(machine.console).not.toMatch(/"event":"armed"/)
   })
