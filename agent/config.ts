@@ -23,6 +23,8 @@ export type AgentConfig = {
   readonly family: BootFamily
   /** From the start of a trial's kernel until its agent has to be up, seconds; then the device falls back. */
   readonly trialBootSeconds: number
+  /** Whether a trial is started by `kexec`, past firmware and loader, where the family can. */
+  readonly kexec: boolean
   readonly port: number
   /** Where peers fetch chunks; where it is taken, the system chooses another. */
   readonly bulkPort: number
@@ -60,6 +62,7 @@ const DEFAULTS = {
   persist: '/mnt/persist/flotilla',
   family: 'directory',
   trialBootSeconds: DEFAULT_TRIAL_BOOT_SECONDS,
+  kexec: false,
   port: 4848,
   bulkPort: 4849,
   listen: [],
@@ -132,6 +135,7 @@ function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
     persist: path('persist'),
     family: shape.oneOf(json['family'], 'family', BOOT_FAMILIES),
     trialBootSeconds: parseTrialBootSeconds(json['trialBootSeconds'], 'trialBootSeconds'),
+    kexec: shape.boolean(json['kexec'], 'kexec'),
     port: shape.integer(json['port'], 'port', 0, 65_535),
     bulkPort: shape.integer(json['bulkPort'], 'bulkPort', 0, 65_535),
     listen: strings('listen'),

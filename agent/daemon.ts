@@ -7,7 +7,7 @@ import { BulkListener } from '../protocol/network/bulk-channel.ts'
 import { ExchangeDriver, type ExchangeEvents } from '../protocol/network/exchange-driver.ts'
 import { FleetNode } from '../protocol/network/fleet-node.ts'
 import { type Identity, identityFromSeed } from '../protocol/network/identity.ts'
-import { parseRelease, type Release } from '../protocol/release/description.ts'
+import { parseRelease, type Release, shortId } from '../protocol/release/description.ts'
 import { listReleases } from '../protocol/release/find-release.ts'
 import { timeFloorMs } from '../protocol/trust/time-floor.ts'
 import { DEVICE_RULES } from '../protocol/trust/trusted-set.ts'
@@ -29,11 +29,14 @@ import { HolderSearch } from './holder-search.ts'
 import { probeEngine } from './health/engine-probe.ts'
 import { type Baseline, judgeBaseline } from './health/judge-health.ts'
 import { type CheckResult, runCheckDirectory } from './health/run-checks.ts'
+import type { BootControl } from './slots/bootloaders/boot-control.ts'
 import { chooseBootloader } from './slots/bootloaders/choose-bootloader.ts'
 import { placeOf } from '../protocol/boot/slot-layout.ts'
+import { loadTrial } from './slots/load-trial.ts'
 import { RolloutGate } from './slots/rollout-gate.ts'
 import { endTrialGuard } from './slots/trial-guard.ts'
 import { UpdateJournal } from './slots/update-journal.ts'
+import type { UpdateState } from './slots/update-machine.ts'
 import { Updater } from './slots/updater.ts'
 import { type ChunkSource, readSlots } from './slots/write-release.ts'
 import { ArtifactStore } from './store/artifact-store.ts'
@@ -289,10 +292,24 @@ export class Agent {
     await savePeers(this.#persist, node.known())
     await updater.stop()
     await node.stop()
+    if (end.reboot && this.#config.kexec) await this.#loadTrial(control, updater.state)
     const argument = end.reboot ? await control.prepareReboot() : undefined
     await this.#boot.close()
     await this.#persist.close()
     return { ...end, argument }
+  }
+
+  /** A trial that cannot be started faster is started by the loader. */
+  async #loadTrial(control: BootControl, { phase, target }: UpdateState): Promise<void> {
+    if (phase !== 'armed' || target === undefined) return
+    try {
+      // The kernel loads nothing that somebody has open to write.
+      await this.#boot.close()
+      const slot = await loadTrial(this.#boot, this.#config.boot, control, shortId(target.id))
+      if (slot !== undefined) this.#log.add('info', 'kexec', { release: target.id })
+    } catch (error) {
+      this.#log.add('warn', 'kexec-failed', { release: target.id, error: messageOf(error) })
+    }
   }
 
   #isIdle: (peer: string) => boolean = () => true

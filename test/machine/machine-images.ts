@@ -43,7 +43,10 @@ const PACKAGES = [
     'libzstd1',
     'libgssapi-krb5-2',
   ],
-  ...['libatomic1', 'libsystemd0', 'libcap2', 'liblzma5', 'liblz4-1', 'libgcrypt20', 'libgpg-error0'],
+  ...['libatomic1', 'libsystemd0', 'libcap2', 'liblzma5', 'liblz4-1', 'libgcrypt20', 'libgpg-error0', 'kexec-tools'],
+  // Debian's kexec is linked with Xen's libraries.
+  ...['libxenmisc4.17', 'libxencall1', 'libxenstore4', 'libxentoollog1', 'libxenforeignmemory1', 'libxengnttab1'],
+  ...['libxenevtchn1', 'libxendevicemodel1', 'libxentoolcore1', 'libxenhypfs1', 'libyajl2'],
 ]
 /** What BusyBox does in these images. */
 const APPLETS = ['sh', 'sync', 'dd', 'cat', 'modprobe', 'sleep', 'reboot', 'ls']
@@ -72,8 +75,10 @@ while :; do
   $b test $? = 42 && break
   $b sleep 1
 done
+loaded=$($b cat /sys/kernel/kexec_loaded)
 $b sync
 $b umount -a -r 2>/dev/null
+$b test "$loaded" = 1 && echo 'restart by kexec' && kexec -e
 $b reboot -f
 `
 

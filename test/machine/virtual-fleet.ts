@@ -88,12 +88,12 @@ export class VirtualFleet {
   }
 
   /** Enrols a device and makes its disk, as a factory would. */
-  async addDevice(name: string, release: string): Promise<VirtualDevice> {
+  async addDevice(name: string, release: string, more: Readonly<Record<string, unknown>> = {}): Promise<VirtualDevice> {
     this.#lan ??= new VirtualLan()
     const { arch, layout } = VIRTUAL_BOARDS[this.family]
     const tree = join(this.directory, name)
     const config = join(this.directory, `${name}.yaml`)
-    const settings = { hardware: this.#board, family: this.family, trialBootSeconds: TRIAL_BOOT_SECONDS }
+    const settings = { hardware: this.#board, family: this.family, trialBootSeconds: TRIAL_BOOT_SECONDS, ...more }
     writeFileSync(config, stringify(settings))
     const options = ['--name', name, '--config', config, '--for-image', '--arch', arch]
     await this.flotilla('device', 'create', tree, release, ...options)

@@ -233,6 +233,23 @@ describe.each(EVERY)('the boot contract: %s', (_name, make) => {
       expect([await powerUp(), await powerUp()]).toEqual([OLD, OLD])
     }))
 
+  it('counts the tries that the agent takes in the place of a loader that it passes by', () =>
+    board(async ({ control, powerUp }) => {
+      await powerUp()
+      await control(OLD).arm(NEW, 2)
+      const { takeTry } = control(OLD)
+      if (takeTry === undefined) return expect(await powerUp()).toBe(NEW)
+      expect(await takeTry.call(control(OLD))).toBe(NEW)
+      expect(await control(NEW).remaining(NEW)).toBe(1)
+      expect([await powerUp(), await powerUp()]).toEqual([NEW, OLD])
+      expect(await takeTry.call(control(OLD))).toBeUndefined()
+      // The next update need not wait for a loader that was not asked.
+      await control(OLD).arm(NEW, 1)
+      await takeTry.call(control(OLD))
+      await control(NEW).markGood(NEW)
+      await control(NEW).requireCounting()
+    }))
+
   it('stays with a slot that was marked good in its trial', () =>
     board(async ({ control, powerUp }) => {
       await powerUp()

@@ -31,6 +31,11 @@ export type BootControl = {
   readonly loadFailed: () => Promise<boolean>
   /** Whether the agent has to ask for each try: the loader knows only one. */
   readonly oneShot: boolean
+  /**
+   * Takes a try of the slot on trial in the loader's place, for a restart that passes the loader by; where it is missing only the
+   * loader can. @returns the slot, undefined when there is no try to take
+   */
+  readonly takeTry?: () => Promise<string | undefined>
   /** Called when the agent starts and nothing is armed or on trial: asks for evidence that was lost. */
   readonly settle: () => Promise<void>
   /** Called right before a reboot. @returns what the reboot system call must be told, undefined for nothing */

@@ -89,11 +89,14 @@ export class RecordBoot implements BootControl {
     return (await this.#read()).loadFailed
   }
 
-  /** Takes one try of the slot on trial. @returns the slot, undefined when there is no try to take */
+  /**
+   * Takes one try of the slot on trial. A loader that is passed by cannot answer: what it was asked is taken back, and its last answer
+   * stands. @returns the slot, undefined when there is no try to take
+   */
   async takeTry(): Promise<string | undefined> {
     const record = await this.#read()
     if (record.trial === undefined || record.tries === 0) return undefined
-    await this.#write({ ...record, tries: record.tries - 1 })
+    await this.#write({ ...record, tries: record.tries - 1, canaryAsked: record.canarySeen })
     return record.trial
   }
 
