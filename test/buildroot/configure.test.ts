@@ -112,6 +112,7 @@ describe('a build with the fixture of Buildroot', () => {
       schema: 1,
       board: 'my-robot',
       hardware: ['my-robot'],
+      family: 'grub',
       layers: 'my/robot',
       buildroot: '0.1-fixture',
       files: ['bzImage', 'cmdline', 'rootfs.squashfs'],
