@@ -75,10 +75,13 @@ export function planMount(found: PersistDevice): readonly PersistStep[] {
   ]
 }
 
-/** What is done to a partition that is mounted: none of it keeps the data away when it fails. Pure. */
-export function planTree({ device }: Pick<PersistDevice, 'device'>): readonly PersistStep[] {
+/**
+ * What is done to what is mounted: none of it keeps the data away when it fails. Pure.
+ * @param found - undefined where it is no partition of this device's
+ */
+export function planTree(found: PersistDevice | undefined): readonly PersistStep[] {
   return [
-    { do: 'grow-file-system', device },
+    ...(found === undefined ? [] : [{ do: 'grow-file-system', device: found.device } as const]),
     ...DIRECTORIES.map(([path, mode]) => ({ do: 'make-directory', path, mode }) as const),
   ]
 }

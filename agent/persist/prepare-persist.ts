@@ -57,15 +57,10 @@ export async function preparePersist(
   let device = ''
   try {
     // A container was given a directory, which grows with what it lies on.
-    if (await isGiven()) {
-      await tryAll(planTree({ device }).filter((step) => step.do !== 'grow-file-system'))
-      await tryAll(planUse(await readContent()))
-      return await tell({ state: 'ready', problems, device })
-    }
-    const found = await findPersist(label, timeoutMs)
-    device = found.device
+    const found = (await isGiven()) ? undefined : await findPersist(label, timeoutMs)
+    device = found?.device ?? ''
     // Growing can wait: a table that is odd, or a medium that wore out, must not keep the data away.
-    for (const step of planMount(found)) {
+    for (const step of found === undefined ? [] : planMount(found)) {
       if (step.do === 'grow-partition') await tryAll([step])
       else await run(step)
     }

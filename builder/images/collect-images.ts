@@ -34,7 +34,7 @@ export function collectImages(directory: string): readonly CollectedImage[] {
       `collect images in ${directory}: ${MANIFEST} names ${missing[0]}, which is not there`,
     )
   const images = names.map((name) => ({ name, kind: kindOf(name), path: join(directory, name) }))
-  const { family } = manifest ?? {}
+  const family = manifest?.family
   const needed = family === undefined || startsKernel(family) ? (['kernel', 'rootfs'] as const) : (['rootfs'] as const)
   for (const kind of needed) {
     if (!images.some((image) => image.kind === kind)) {

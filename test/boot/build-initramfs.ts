@@ -28,14 +28,7 @@ const MODULES = [
 export function buildInitramfs(directory: string, arch: Arch = 'x86_64', flavour: Flavour = 'cloud'): string {
   const tree = join(directory, 'initramfs')
   mkdirSync(join(tree, 'modules'), { recursive: true })
-  const warnings = ['-Wall', '-Wextra', '-Werror']
-  const sources = readdirSync(INIT_SOURCES)
-    .filter((name) => name.endsWith('.c') && name !== 'container.c')
-    .map((name) => join(INIT_SOURCES, name))
-  const compiler = arch === 'aarch64' ? 'aarch64-linux-gnu-gcc' : 'gcc'
-  execFileSync(compiler, ['-static', '-Os', '-s', ...warnings, '-o', join(tree, 'init'), ...sources], {
-    stdio: 'inherit',
-  })
+  compile(join(tree, 'init'), 'container.c', arch)
   for (const [at, path] of moduleFiles(directory, kernelTree(arch, flavour), MODULES).entries())
     copyFileSync(path, join(tree, 'modules', `${String(at).padStart(2, '0')}-${basename(path)}`))
   const file = join(directory, 'initramfs.cpio.gz')
@@ -46,13 +39,20 @@ export function buildInitramfs(directory: string, arch: Arch = 'x86_64', flavour
   return file
 }
 
-/** Compiles the loader of the family `container`, as its Buildroot package does. @returns the program */
+/** The loader of the family `container`. @returns the program */
 export function buildContainerLoader(directory: string): string {
   const program = join(directory, 'flotilla-container')
-  const sources = ['container.c', 'common.c', 'record.c', 'root.c', 'sector.c', 'trial.c']
-  const options = ['-static', '-Os', '-s', '-Wall', '-Wextra', '-Werror', '-o', program]
-  execFileSync('gcc', [...options, ...sources.map((name) => join(INIT_SOURCES, name))], { stdio: 'inherit' })
+  compile(program, 'init.c', 'x86_64')
   return program
+}
+
+/** Two programs have these sources, each but the main file of the other, as the Buildroot packages make them. */
+function compile(program: string, otherMain: string, arch: Arch): void {
+  const sources = readdirSync(INIT_SOURCES)
+    .filter((name) => name.endsWith('.c') && name !== otherMain)
+    .map((name) => join(INIT_SOURCES, name))
+  const options = ['-static', '-Os', '-s', '-Wall', '-Wextra', '-Werror', '-o', program]
+  execFileSync(arch === 'aarch64' ? 'aarch64-linux-gnu-gcc' : 'gcc', [...options, ...sources], { stdio: 'inherit' })
 }
 
 /**

@@ -185,8 +185,7 @@ describe('flotilla-container', () => {
 
   it('starts the newest release that was proven when both records are damaged, and makes them anew', async () => {
     for (const n of [0, 1]) writeFileSync(join(device, `boot/select.${n}`), Buffer.alloc(512))
-    for (const slot of [TRIAL, GOOD, STUCK].slice(0, 2))
-      writeFileSync(join(device, 'boot/releases', slot, 'proven'), '')
+    for (const slot of [TRIAL, GOOD]) writeFileSync(join(device, 'boot/releases', slot, 'proven'), '')
     void start()
     await until(() => starts().length > 0)
     expect(starts()[0]).toBe(GOOD)

@@ -45,7 +45,7 @@ export default defineConfig({
           maxWorkers: 2,
         },
       },
-      // Fleets wait for each other most of the time: two at once leave half of two cores alone.
+      // Fleets wait for each other most of the time: two files at once leave half of two cores alone.
       {
         test: {
           name: 'hostile',

@@ -16,8 +16,7 @@ FLOTILLA_CONTAINER_INSTALL_IMAGES = YES
 # Static: the container's own image may be empty but for it.
 define FLOTILLA_CONTAINER_BUILD_CMDS
 	$(TARGET_CC) $(TARGET_CFLAGS) $(TARGET_LDFLAGS) -Wall -static -s \
-		-o $(@D)/flotilla-container \
-		$(addprefix $(@D)/,container.c common.c record.c root.c sector.c trial.c)
+		-o $(@D)/flotilla-container $(filter-out %/init.c,$(wildcard $(@D)/*.c))
 endef
 
 define FLOTILLA_CONTAINER_INSTALL_IMAGES_CMDS

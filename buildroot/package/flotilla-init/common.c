@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,6 +54,13 @@ ssize_t read_file(const char *path, char *bytes, size_t size)
 	close(file);
 	bytes[done] = 0;
 	return length < 0 ? -1 : done;
+}
+
+ssize_t read_loader_file(const char *slot, char *text, size_t size)
+{
+	char path[PATH_MAX + 64];
+	snprintf(path, sizeof path, "%s/releases/%s/loader.env", boot_directory, slot);
+	return read_file(path, text, size);
 }
 
 void set_number(long *number, const char *name, const char *text, long from, long to)

@@ -22,6 +22,9 @@ void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ..
 /* Reads at most size - 1 bytes and ends them with a zero. Returns their number, -1 when the file cannot be read. */
 ssize_t read_file(const char *path, char *bytes, size_t size);
 
+/* Reads loader.env of a slot, at most size - 1 bytes. Returns as read_file. */
+ssize_t read_loader_file(const char *slot, char *text, size_t size);
+
 /* The value of a line KEY=value of loader.env; `key` has the equals sign. Returns NULL when there is none. */
 char *value_of(const char *text, const char *key);
 

@@ -7,9 +7,9 @@
  *   DEVICE/boot      as on a boot partition: releases/SLOT/, select.0, select.1, trace
  *   DEVICE/persist   becomes /mnt/persist
  *
- * The release sees the slot in /proc/cmdline, as from any loader, and flotilla.persist=mounted. Its init is the first process of a PID namespace, where
- * reboot(2) ends the namespace: with SIGHUP to restart, with SIGINT to halt (pid_namespaces(7)). Its hostname is its own;
- * network, devices, users and control groups are the container's.
+ * The release sees the slot in /proc/cmdline, as from any loader, and flotilla.persist=mounted. Its init is the first process
+ * of a PID namespace, where reboot(2) ends the namespace: with SIGHUP to restart, with SIGINT to halt (pid_namespaces(7)).
+ * Its hostname is its own; network, devices, users and control groups are the container's.
  *
  * Needs to mount: CAP_SYS_ADMIN, and loop devices (of Docker: --cap-add SYS_ADMIN --device /dev/loop-control
  * --device-cgroup-rule 'b 7:* rmw' --security-opt apparmor=unconfined).
@@ -22,7 +22,6 @@
 #include <limits.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,9 +90,12 @@ static int find_proven(char slot[17])
 	DIR *releases = opendir(path);
 	while (releases != NULL && (entry = readdir(releases)) != NULL) {
 		snprintf(path, sizeof path, "%s/releases/%s/proven", boot_directory, entry->d_name);
-		if (!is_hex(entry->d_name, 16, 1) || access(path, F_OK) != 0 || sequence_of(entry->d_name) <= best)
+		if (!is_hex(entry->d_name, 16, 1) || access(path, F_OK) != 0)
 			continue;
-		best = sequence_of(entry->d_name);
+		long long sequence = sequence_of(entry->d_name);
+		if (sequence <= best)
+			continue;
+		best = sequence;
 		memcpy(slot, entry->d_name, 17);
 	}
 	if (releases != NULL)
@@ -101,23 +103,17 @@ static int find_proven(char slot[17])
 	return best == -2 ? -1 : 0;
 }
 
-static long trial_seconds_of(const char *slot)
+/* A boot of the slot on trial, with the time that its release may take. */
+static struct boot trial_of(const char *slot)
 {
-	char path[PATH_MAX + 64], text[4096];
-	long seconds = DEFAULT_TRIAL_SECONDS;
-	snprintf(path, sizeof path, "%s/releases/%s/loader.env", boot_directory, slot);
-	char *wait = read_file(path, text, sizeof text) < 0 ? NULL : value_of(text, "fl_wait=");
+	char text[4096];
+	struct boot boot = { .on_trial = 1, .trial_seconds = DEFAULT_TRIAL_SECONDS };
+	memcpy(boot.slot, slot, sizeof boot.slot);
+	char *wait = read_loader_file(slot, text, sizeof text) < 0 ? NULL : value_of(text, "fl_wait=");
 	if (wait != NULL)
-		set_number(&seconds, "fl_wait=", wait, 1, 86400);
+		set_number(&boot.trial_seconds, "fl_wait=", wait, 1, 86400);
 	free(wait);
-	return seconds;
-}
-
-static void close_records(const struct records *records)
-{
-	for (int n = 0; n < 2; n += 1)
-		if (records->sectors[n].device >= 0)
-			close(records->sectors[n].device);
+	return boot;
 }
 
 /*
@@ -126,7 +122,7 @@ static void close_records(const struct records *records)
  */
 static int choose(struct boot *boot)
 {
-	struct records records = { .sectors = { { .device = -1 }, { .device = -1 } } };
+	struct records records;
 	*boot = (struct boot){ 0 };
 	int found = read_records(&records, NULL);
 	if (found != 0) {
@@ -140,22 +136,16 @@ static int choose(struct boot *boot)
 		close_records(&records);
 		return 0;
 	}
-	char *record = records.bytes;
-	char good[17] = "", trial[17] = "";
-	memcpy(good, record + GOOD_AT, 16);
-	memcpy(trial, record + TRIAL_AT, 16);
-	int asked = is_asked(&records), on_trial = has_trial(&records);
-	memcpy(record + SEEN_AT, record + ASKED_AT, 4);
-	if (on_trial)
-		record[TRIES_AT] -= 1;
-	if ((asked || on_trial) && write_record(&records) != 0)
-		on_trial = 0;
-	memcpy(boot->slot, on_trial ? trial : good, 17);
-	boot->on_trial = on_trial;
-	if (on_trial) {
-		boot->trial_seconds = trial_seconds_of(trial);
-		say("on trial: %s, %d tries left", trial, (uint8_t)record[TRIES_AT]);
-	}
+	memcpy(boot->slot, records.bytes + GOOD_AT, 16);
+	int asked = is_asked(&records);
+	if (asked)
+		answer(&records);
+	if (has_trial(&records)) {
+		char trial[17];
+		if (take_try(&records, trial) == 0)
+			*boot = trial_of(trial);
+	} else if (asked)
+		write_record(&records);
 	close_records(&records);
 	return 0;
 }
@@ -163,7 +153,7 @@ static int choose(struct boot *boot)
 /* Whether the agent took the slot out of its trial. */
 static int is_confirmed(const char *slot)
 {
-	struct records records = { .sectors = { { .device = -1 }, { .device = -1 } } };
+	struct records records;
 	int confirmed = read_records(&records, NULL) == 0 && memcmp(records.bytes + GOOD_AT, slot, 16) == 0;
 	close_records(&records);
 	return confirmed;
@@ -172,8 +162,7 @@ static int is_confirmed(const char *slot)
 /* Makes DEVICE a root of this process's own, in memory, with what is needed of the container's below it. */
 static void enter_device(const char *device)
 {
-	static const char *const kept[] = { "dev", "sys" };
-	char path[PATH_MAX + 8], from[16];
+	char path[PATH_MAX + 8];
 	mount_at(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
 	/* From here on below the tmpfs, where no path leads. */
 	if (chdir(device) != 0)
@@ -188,12 +177,10 @@ static void enter_device(const char *device)
 	make_directory("/proc");
 	mount_at("boot", BOOT, NULL, MS_BIND, NULL);
 	mount_at("persist", "/persist", NULL, MS_BIND | MS_REC, NULL);
-	for (size_t n = 0; n < sizeof kept / sizeof *kept; n += 1) {
-		snprintf(path, sizeof path, "/%s", kept[n]);
-		snprintf(from, sizeof from, "/old/%s", kept[n]);
-		make_directory(path);
-		mount_at(from, path, NULL, MS_BIND | MS_REC, NULL);
-	}
+	make_directory("/dev");
+	mount_at("/old/dev", "/dev", NULL, MS_BIND | MS_REC, NULL);
+	make_directory("/sys");
+	mount_at("/old/sys", "/sys", NULL, MS_BIND | MS_REC, NULL);
 	if (chdir("/") != 0 || umount2("/old", MNT_DETACH) != 0)
 		fail("leave the old root: %s", strerror(errno));
 }
@@ -226,11 +213,7 @@ static void __attribute__((noreturn)) boot_release(const struct boot *boot, cons
 	make_directory(ROOT "/mnt");
 	say("slot %s from %s", boot->slot, device);
 	trace("system", "");
-	move_into_root(BOOT, ROOT "/boot");
 	move_into_root("/persist", ROOT "/mnt/persist");
-	move_into_root("/dev", ROOT "/dev");
-	move_into_root("/proc", ROOT "/proc");
-	move_into_root("/sys", ROOT "/sys");
 	setenv("container", "flotilla", 0);
 	start("/sbin/init");
 }

@@ -263,14 +263,14 @@ static void mount_boot(struct settings *settings)
 /* The firmware of a Raspberry Pi says in the device tree whether this is a one-shot boot; how long it may take is in the slot. */
 static void read_pi_trial(struct settings *settings)
 {
-	char bytes[4 + 1], path[256], text[4096];
+	char bytes[4 + 1], text[4096];
 	if (read_file("/proc/device-tree/chosen/bootloader/tryboot", bytes, sizeof bytes) != 4 || bytes[3] != 1)
 		return;
 	settings->trial_seconds = 600;
-	snprintf(path, sizeof path, BOOT "/releases/%s/loader.env", settings->slot);
-	const char *line = read_file(path, text, sizeof text) < 0 ? NULL : strstr(text, "fl_wait=");
-	if (line != NULL && atol(line + 8) > 0)
-		settings->trial_seconds = atol(line + 8);
+	char *wait = read_loader_file(settings->slot, text, sizeof text) < 0 ? NULL : value_of(text, "fl_wait=");
+	if (wait != NULL && atol(wait) > 0)
+		settings->trial_seconds = atol(wait);
+	free(wait);
 }
 
 int main(void)
@@ -309,9 +309,5 @@ int main(void)
 		trace("system", "");
 		start_guard(settings.trial_seconds);
 	}
-	move_into_root(BOOT, ROOT "/boot");
-	move_into_root("/dev", ROOT "/dev");
-	move_into_root("/proc", ROOT "/proc");
-	move_into_root("/sys", ROOT "/sys");
 	start(settings.init);
 }

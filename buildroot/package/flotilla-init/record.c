@@ -2,13 +2,14 @@
 #include "record.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common.h"
 
-enum { VERSION_AT = 8, SEQ_AT = 12, CRC_AT = 508 };
+enum { VERSION_AT = 8, SEQ_AT = 12, TRIAL_AT = 32, TRIES_AT = 48, FAILED_AT = 49, ASKED_AT = 52, SEEN_AT = 56, CRC_AT = 508 };
 
 static uint32_t get_number(const char *bytes)
 {
@@ -44,6 +45,7 @@ int read_records(struct records *records, const char *device)
 {
 	char copies[2][SECTOR];
 	int whole[2];
+	records->sectors[0].device = records->sectors[1].device = -1;
 	for (int n = 0; n < 2; n += 1) {
 		char path[512];
 		snprintf(path, sizeof path, "%s/select.%d", boot_directory, n);
@@ -54,6 +56,13 @@ int read_records(struct records *records, const char *device)
 	records->newest = whole[1] && (!whole[0] || get_number(copies[1] + SEQ_AT) > get_number(copies[0] + SEQ_AT));
 	memcpy(records->bytes, copies[records->newest], SECTOR);
 	return whole[records->newest] ? 0 : 1;
+}
+
+void close_records(const struct records *records)
+{
+	for (int n = 0; n < 2; n += 1)
+		if (records->sectors[n].device >= 0)
+			close(records->sectors[n].device);
 }
 
 int write_record(struct records *records)
@@ -83,9 +92,26 @@ int has_trial(const struct records *records)
 	return is_hex(records->bytes + TRIAL_AT, 16, 0) && (uint8_t)records->bytes[TRIES_AT] > 0;
 }
 
+int take_try(struct records *records, char slot[17])
+{
+	char *record = records->bytes;
+	memcpy(slot, record + TRIAL_AT, 16);
+	slot[16] = 0;
+	record[TRIES_AT] -= 1;
+	if (write_record(records) != 0)
+		return -1;
+	say("on trial: %s, %d tries left", slot, (uint8_t)record[TRIES_AT]);
+	return 0;
+}
+
 int is_asked(const struct records *records)
 {
 	return get_number(records->bytes + ASKED_AT) != get_number(records->bytes + SEEN_AT);
+}
+
+void answer(struct records *records)
+{
+	memcpy(records->bytes + SEEN_AT, records->bytes + ASKED_AT, 4);
 }
 
 int give_up_trial(struct records *records)

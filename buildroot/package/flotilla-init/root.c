@@ -122,6 +122,10 @@ void move_into_root(const char *from, const char *to)
 void start(const char *init)
 {
 	char *const arguments[] = { (char *)init, NULL };
+	move_into_root(BOOT, ROOT "/boot");
+	move_into_root("/dev", ROOT "/dev");
+	move_into_root("/proc", ROOT "/proc");
+	move_into_root("/sys", ROOT "/sys");
 	if (chdir(ROOT) != 0)
 		fail("enter the new root: %s", strerror(errno));
 	unlink("/init"); /* half a megabyte of memory */

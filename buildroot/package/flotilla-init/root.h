@@ -22,7 +22,7 @@ void set_machine_id(void);
 
 void move_into_root(const char *from, const char *to);
 
-/* Makes ROOT the root, and becomes its init. */
+/* Makes ROOT the root, with BOOT, /dev, /proc and /sys in it, and becomes its init. */
 void __attribute__((noreturn)) start(const char *init);
 
 #endif

@@ -25,10 +25,9 @@ static int open_of_slot(const char *slot, const char *name)
 /* Puts the kernel of a slot in place; reboot(RB_KEXEC) starts it. Returns 0, or -1 with what is wrong. */
 static int load_kernel(const char *slot, int on_trial, const char **wrong)
 {
-	char path[256], text[4096], arguments[2048];
-	snprintf(path, sizeof path, BOOT "/releases/%s/loader.env", slot);
+	char text[4096], arguments[2048];
 	*wrong = "loader.env";
-	if (read_file(path, text, sizeof text) < 0)
+	if (read_loader_file(slot, text, sizeof text) < 0)
 		return -1;
 	char *kernel_name = value_of(text, "fl_kernel="), *initrd_name = value_of(text, "fl_initrd=");
 	char *line = value_of(text, "fl_args="), *wait = value_of(text, "fl_wait=");
@@ -57,7 +56,7 @@ static int load_kernel(const char *slot, int on_trial, const char **wrong)
 void select_slot(const char *device, const char *running)
 {
 	struct records records;
-	char slot[17] = "";
+	char slot[17];
 	const char *wrong;
 	int found = read_records(&records, device);
 	if (found < 0)
@@ -67,7 +66,6 @@ void select_slot(const char *device, const char *running)
 		begin_records(&records, running);
 		return;
 	}
-	char *record = records.bytes;
 	/* The answer says that counting and starting both work, so both are tried. */
 	int asked = is_asked(&records);
 	if (asked && load_kernel(running, 0, &wrong) != 0) {
@@ -75,17 +73,14 @@ void select_slot(const char *device, const char *running)
 		asked = 0;
 	}
 	if (asked)
-		memcpy(record + SEEN_AT, record + ASKED_AT, 4);
+		answer(&records);
 	if (!has_trial(&records)) {
 		if (asked)
 			write_record(&records);
 		return;
 	}
-	memcpy(slot, record + TRIAL_AT, 16);
-	record[TRIES_AT] -= 1;
-	if (write_record(&records) != 0)
+	if (take_try(&records, slot) != 0)
 		return;
-	say("on trial: %s, %d tries left", slot, record[TRIES_AT]);
 	if (load_kernel(slot, 1, &wrong) == 0)
 		reboot(LINUX_REBOOT_CMD_KEXEC);
 	say("%s cannot be started: %s: %s", slot, wrong, strerror(errno));
