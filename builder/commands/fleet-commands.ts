@@ -96,8 +96,8 @@ async function showFleet(options: {
   const session = new OperatorSession({ repository, ...identity, releases: [], onRefused: () => {} })
   await session.start()
   try {
-    await session.connect((await findDevice(options.via, repository.fleet, options.interface)).addresses)
-    await new Promise((resolve) => setTimeout(resolve, 1_000)) // one exchange of digests
+    const { addresses } = await findDevice(options.via, repository.fleet, options.interface)
+    await session.askFleet(await session.connect(addresses))
     const view = new LiveView()
     do {
       const rows = session.fleet()

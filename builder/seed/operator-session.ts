@@ -48,6 +48,10 @@ export function operatorIdentity(
   return { seed: enrolment.seed, certificate: enrolment.certificate }
 }
 
+/** How long a device may take to say what it has heard: it may be starting, or busy, at the far end of a slow link. */
+const ASK_FLEET_MS = 30_000
+const ASK_AGAIN_MS = 200
+
 export type SessionOptions = {
   readonly repository: Repository
   readonly seed: Uint8Array
@@ -147,6 +151,29 @@ export class OperatorSession {
     return this.#book.get(device)?.record.trust.timestamp
   }
 
+  /**
+   * Asks a member for all that it has heard of the fleet: again where an exchange was cut short, and until one brings no device
+   * that is new here, since an exchange carries 128 records at most.
+   * @throws FlotillaError UNREACHABLE when it did not answer within 30 s
+   */
+  async askFleet(member: Member): Promise<void> {
+    const deadline = performance.now() + ASK_FLEET_MS
+    let failure = 'it has heard of nobody, not even of itself'
+    for (;;) {
+      const before = this.fleet().length
+      try {
+        await this.#ask(member.id)
+        if (before > 0 && this.fleet().length === before) return
+      } catch (error) {
+        failure = messageOf(error)
+      }
+      if (performance.now() > deadline) break
+      await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_MS))
+    }
+    if (this.fleet().length > 0) return
+    throw new FlotillaError('UNREACHABLE', `the device does not say what it has heard of the fleet: ${failure}`)
+  }
+
   /** The fleet as last heard, without operators. */
   fleet(): readonly FleetRow[] {
     return fleetRows(this.#book.all(performance.now()))
@@ -165,12 +192,17 @@ export class OperatorSession {
   }
 
   async #sync(peer: string): Promise<void> {
-    if (this.#node === undefined) return
     try {
-      await askRecords(await this.#node.open(peer, RECORD_SYNC_PROTOCOL), this.#side())
+      await this.#ask(peer)
     } catch {
       // it is rebooting or gone; asked again in two seconds
     }
+  }
+
+  /** One exchange of digests. */
+  async #ask(peer: string): Promise<void> {
+    if (this.#node === undefined) return
+    await askRecords(await this.#node.open(peer, RECORD_SYNC_PROTOCOL), this.#side())
   }
 
   #side(): SyncSide {

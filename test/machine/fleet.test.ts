@@ -23,6 +23,12 @@ describe('three virtual machines on one network, with the real systemd-boot', { 
   })
   afterAll(() => fleet.close())
 
+  async function versionsHeardBy(name: string): Promise<(readonly [string, string])[]> {
+    const rows = await fleet.flotilla('fleet', '--via', fleet.device(name).address, '--json')
+    const heard = JSON.parse(rows) as { name: string; version: string }[]
+    return heard.map((row) => [row.name, row.version] as const).toSorted()
+  }
+
   it('all end proven on the release that one of them was seeded with, and really started it', async () => {
     const endRecord = RecordedUpgrade.begin(fleet, 'one')
     for (const name of NAMES.slice(1)) fleet.start(name)
@@ -30,13 +36,9 @@ describe('three virtual machines on one network, with the real systemd-boot', { 
     const seeded = fleet.flotilla('seed', fleet.device('one').address, next, '--timeout', String(UPGRADED_MS / 1_000))
     for (const name of NAMES) await fleet.untilTold(name, 'proven', next, UPGRADED_MS)
     await seeded
-    const rows = JSON.parse(await fleet.flotilla('fleet', '--via', fleet.device('three').address, '--json')) as {
-      name: string
-      version: string
-    }[]
-    expect(rows.map(({ name, version }) => [name, version]).toSorted()).toEqual(
-      NAMES.toSorted().map((name) => [name, '2.0']),
-    )
+    await expect
+      .poll(() => versionsHeardBy('three'), { timeout: 60_000, interval: 2_000 })
+      .toEqual(NAMES.toSorted().map((name) => [name, '2.0']))
     for (const name of NAMES) {
       const { machine, disk } = fleet.device(name)
       const console = machine?.console ?? ''
