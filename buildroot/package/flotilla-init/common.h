@@ -9,6 +9,9 @@
 /* Where the boot partition is mounted before the new root takes over. */
 #define BOOT "/flotilla/boot"
 
+/* A release's deadline, a day at most, and what the board needs to start, an hour at most: protocol/spec/release.md, slots.md. */
+#define MAX_TRIAL_SECONDS (86400 + 3600)
+
 /* Who says something. */
 extern const char *program;
 /* Where the boot records and the trace are: BOOT, but for who stands outside. */

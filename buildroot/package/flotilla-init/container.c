@@ -111,7 +111,7 @@ static struct boot trial_of(const char *slot)
 	memcpy(boot.slot, slot, sizeof boot.slot);
 	char *wait = read_loader_file(slot, text, sizeof text) < 0 ? NULL : value_of(text, "fl_wait=");
 	if (wait != NULL)
-		set_number(&boot.trial_seconds, "fl_wait=", wait, 1, 86400);
+		set_number(&boot.trial_seconds, "fl_wait=", wait, 1, MAX_TRIAL_SECONDS);
 	free(wait);
 	return boot;
 }

@@ -96,7 +96,7 @@ static void read_settings(struct settings *settings)
 		else if (strcmp(name, "flotilla.watchdog=") == 0)
 			set_number(&settings->watchdog_seconds, name, value, 0, 3600);
 		else if (strcmp(name, "flotilla.trial=") == 0)
-			set_number(&settings->trial_seconds, name, value, 0, 86400);
+			set_number(&settings->trial_seconds, name, value, 0, MAX_TRIAL_SECONDS);
 		else if (strcmp(name, "flotilla.select=") == 0)
 			set_number(&settings->select, name, value, 0, 1);
 		else if (strcmp(name, "flotilla.verify=") == 0)
