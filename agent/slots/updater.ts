@@ -390,6 +390,7 @@ export class Updater {
   }
 
   async #work(id: string, signal: AbortSignal): Promise<void> {
+    let told = '' // a failure is told once for each release, however often it is tried
     while (!signal.aborted) {
       try {
         const release = await this.#deps.fetcher.description(pointerTo(id))
@@ -403,10 +404,10 @@ export class Updater {
       } catch (error) {
         if (signal.aborted) return
         const code = isFlotillaError(error) ? error.code : 'UNEXPECTED'
-        // Said once, however often it is tried.
-        if (this.#waitingFor !== messageOf(error))
-          this.#deps.log.add('error', 'write-failed', { release: id, code, error: messageOf(error) })
-        this.#waitingFor = messageOf(error)
+        const why = messageOf(error)
+        if (told !== why) this.#deps.log.add('error', 'write-failed', { release: id, code, error: why })
+        told = why
+        this.#waitingFor = why
         await this.#deps.sleep(RETRY_MS, signal).catch(() => {})
       }
     }
