@@ -18,7 +18,7 @@ export const TRIAL = 'fedcba9876543210'
 /** Arguments that a loader's script could take for something else. */
 const PLAIN = 'quiet panic=1 odd=a,b:c/d=e+f%g'
 const TRIAL_SECONDS = 77
-const BOOT_MS = 90_000
+const BOOT_MS = 240_000
 
 /** A whole release that only tells what it was started with, and resets the machine. */
 const TELL = String.raw`

@@ -4,7 +4,7 @@ import { checkBootPartition, writeBootFile } from './boot-files.ts'
 import { GOOD, LoaderRig, ON_TRIAL, TRIAL } from './loader-rig.ts'
 import { LOADER_FAMILIES } from './virtual-board.ts'
 
-describe.each(LOADER_FAMILIES)('the loader of %s, in a virtual machine', (family) => {
+describe.each(LOADER_FAMILIES)('the loader of %s, in a virtual machine', { timeout: 900_000 }, (family) => {
   let rig: LoaderRig
 
   beforeAll(() => {
