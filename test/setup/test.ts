@@ -28,31 +28,29 @@ if (filters.length === 0 && !isWhole) {
 }
 await buildImages((line) => process.stderr.write(`${line}\n`))
 if (isWhole) {
-  vitest(['whole'], process.execPath, filters)
+  vitest('whole', process.execPath, filters)
 } else {
-  vitest(['unit'], process.execPath, filters)
+  vitest('unit', process.execPath, filters)
   // What boards with 32 bits run; simulations and fault schedules decide nothing by the version of Node.
   const node22 = process.env['FLOTILLA_NODE_22'] ?? ''
-  if (filters.length === 0) vitest(['unit'], node22, ['agent/', 'builder/', 'protocol/'])
-  vitest(['machine'], process.execPath, filters)
-  // Both wait for peers and networks most of the time: as one run, no core idles while the last file of one ends.
-  vitest(['hostile', 'fleet'], process.execPath, filters)
+  if (filters.length === 0) vitest('unit', node22, ['agent/', 'builder/', 'protocol/'])
+  for (const project of ['machine', 'hostile', 'fleet']) vitest(project, process.execPath, filters)
 }
 for (const failure of failures) process.stdout.write(`\nFAILED ${failure}\n`)
 process.stdout.write(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped\n`)
 process.exitCode = total.failed === 0 && (total.skipped === 0 || process.env['CI'] === undefined) ? 0 : 1
 
-function vitest(projects: readonly string[], node: string, names: readonly string[]): void {
+function vitest(project: string, node: string, names: readonly string[]): void {
   const version = spawnSync(node, ['--version'], { encoding: 'utf8' }).stdout?.trim() ?? 'no Node'
-  const what = projects.join(' and ')
-  process.stderr.write(`\n${what} tests on Node ${version}\n`)
-  const report = join(reports, `${projects.join('-')}-${version}.json`)
+  process.stderr.write(`\n${project} tests on Node ${version}\n`)
+  const report = join(reports, `${project}-${version}.json`)
   const args = [
     join(ROOT, 'node_modules/vitest/vitest.mjs'),
     'run',
     '--config',
     'test/setup/vitest.config.ts',
-    ...projects.flatMap((project) => ['--project', project]),
+    '--project',
+    project,
     '--reporter=default',
     '--reporter=json',
     `--outputFile.json=${report}`,
@@ -75,7 +73,7 @@ function vitest(projects: readonly string[], node: string, names: readonly strin
   // A file that cannot be loaded has no failed test, yet it failed.
   if (done.status !== 0 && (counts?.numFailedTests ?? 0) === 0) {
     total.failed += 1
-    failures.push(`${what} tests on Node ${version}: exit code ${done.status ?? done.signal}`)
+    failures.push(`${project} tests on Node ${version}: exit code ${done.status ?? done.signal}`)
   }
 }
 

@@ -90,3 +90,14 @@ char *value_of(const char *text, const char *key)
 	const char *line = strstr(text, key);
 	return line == NULL ? NULL : strndup(line + strlen(key), strcspn(line + strlen(key), "\n"));
 }
+
+long trial_seconds_of(const char *slot)
+{
+	char text[4096];
+	long seconds = DEFAULT_TRIAL_SECONDS;
+	char *wait = read_loader_file(slot, text, sizeof text) < 0 ? NULL : value_of(text, "fl_wait=");
+	if (wait != NULL)
+		set_number(&seconds, "fl_wait=", wait, 1, MAX_TRIAL_SECONDS);
+	free(wait);
+	return seconds;
+}

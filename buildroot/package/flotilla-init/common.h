@@ -11,6 +11,7 @@
 
 /* A release's deadline, a day at most, and what the board needs to start, an hour at most: protocol/spec/release.md, slots.md. */
 #define MAX_TRIAL_SECONDS (86400 + 3600)
+#define DEFAULT_TRIAL_SECONDS 600
 
 /* Who says something. */
 extern const char *program;
@@ -30,6 +31,9 @@ ssize_t read_loader_file(const char *slot, char *text, size_t size);
 
 /* The value of a line KEY=value of loader.env; `key` has the equals sign. Returns NULL when there is none. */
 char *value_of(const char *text, const char *key);
+
+/* How long a trial of a slot may take: fl_wait of its loader.env, ten minutes when that is lost. */
+long trial_seconds_of(const char *slot);
 
 /* A number from..to; anything else leaves the default, and is said. */
 void set_number(long *number, const char *name, const char *text, long from, long to);

@@ -39,7 +39,6 @@
 #include "trial.h"
 
 #define OVERLAY_PERCENT 25
-#define DEFAULT_TRIAL_SECONDS 600
 /* Keeps a slot that ends at once from spinning. */
 #define PAUSE_SECONDS 1
 /* systemd's request to power off a container. */
@@ -106,13 +105,8 @@ static int find_proven(char slot[17])
 /* A boot of the slot on trial, with the time that its release may take. */
 static struct boot trial_of(const char *slot)
 {
-	char text[4096];
-	struct boot boot = { .on_trial = 1, .trial_seconds = DEFAULT_TRIAL_SECONDS };
+	struct boot boot = { .on_trial = 1, .trial_seconds = trial_seconds_of(slot) };
 	memcpy(boot.slot, slot, sizeof boot.slot);
-	char *wait = read_loader_file(slot, text, sizeof text) < 0 ? NULL : value_of(text, "fl_wait=");
-	if (wait != NULL)
-		set_number(&boot.trial_seconds, "fl_wait=", wait, 1, MAX_TRIAL_SECONDS);
-	free(wait);
 	return boot;
 }
 

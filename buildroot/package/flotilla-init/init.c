@@ -263,14 +263,10 @@ static void mount_boot(struct settings *settings)
 /* The firmware of a Raspberry Pi says in the device tree whether this is a one-shot boot; how long it may take is in the slot. */
 static void read_pi_trial(struct settings *settings)
 {
-	char bytes[4 + 1], text[4096];
+	char bytes[4 + 1];
 	if (read_file("/proc/device-tree/chosen/bootloader/tryboot", bytes, sizeof bytes) != 4 || bytes[3] != 1)
 		return;
-	settings->trial_seconds = 600;
-	char *wait = read_loader_file(settings->slot, text, sizeof text) < 0 ? NULL : value_of(text, "fl_wait=");
-	if (wait != NULL && atol(wait) > 0)
-		settings->trial_seconds = atol(wait);
-	free(wait);
+	settings->trial_seconds = trial_seconds_of(settings->slot);
 }
 
 int main(void)
