@@ -45,19 +45,11 @@ export default defineConfig({
           maxWorkers: 2,
         },
       },
-      // Fleets wait for each other most of the time: two files at once leave half of two cores alone.
-      {
-        test: {
-          name: 'hostile',
-          include: ['test/hostile/**/*.test.ts'],
-          ...PATIENT,
-          maxWorkers: 3,
-        },
-      },
+      // Fleets wait for each other most of the time. One run, so that no core idles while the last hostile file ends.
       {
         test: {
           name: 'fleet',
-          include: ['test/fleet/**/*.test.ts'],
+          include: ['test/hostile/**/*.test.ts', 'test/fleet/**/*.test.ts'],
           ...PATIENT,
           maxWorkers: 3,
         },
