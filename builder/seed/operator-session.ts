@@ -171,7 +171,10 @@ export class OperatorSession {
       await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_MS))
     }
     if (this.fleet().length > 0) return
-    throw new FlotillaError('UNREACHABLE', `the device does not say what it has heard of the fleet: ${failure}`)
+    throw new FlotillaError(
+      'UNREACHABLE',
+      `${member.certificate.name} does not say what it has heard of the fleet: ${failure}`,
+    )
   }
 
   /** The fleet as last heard, without operators. */
