@@ -46,6 +46,8 @@ export type AgentConfig = {
   readonly checkTimeoutMs: number
   readonly builtIn: BuiltInRules
   readonly engineSocket: string
+  /** SkiffOS's tree on persist: containers' data, and in `core/` the device's own `skiff-core.yaml`. */
+  readonly skiff: string
   readonly labels: Readonly<Record<string, string>>
   readonly traffic: TrafficRules
   readonly trafficFile: string
@@ -79,6 +81,7 @@ const DEFAULTS = {
   checkTimeoutSeconds: 30,
   health: {},
   engineSocket: '/var/run/docker.sock',
+  skiff: '/mnt/persist/skiff',
   labels: {},
   traffic: {},
   trafficFile: '/run/flotilla/traffic',
@@ -155,6 +158,7 @@ function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
     checkTimeoutMs: shape.integer(json['checkTimeoutSeconds'], 'checkTimeoutSeconds', 1, 3_600) * 1_000,
     builtIn: { peers: rule('peers'), engine: rule('engine'), containers: rule('containers') },
     engineSocket: path('engineSocket'),
+    skiff: path('skiff'),
     labels: Object.fromEntries(
       Object.entries(shape.object(json['labels'], 'labels')).map(([key, value]) => [
         key,

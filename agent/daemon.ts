@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { parseChunkIndex } from '../protocol/chunks/chunk-index.ts'
 import { FlotillaError, messageOf } from '../protocol/errors.ts'
 import { type Certificate, parseCertificate } from '../protocol/membership/certificate.ts'
@@ -22,6 +22,7 @@ import { serveLocalApi } from './control/local-api.ts'
 import { RoundTripWatch } from './control/round-trips.ts'
 import { TrafficGuard } from './control/traffic-guard.ts'
 import { yieldToTheRobot } from './control/yield-to-the-robot.ts'
+import { type Core, openCore } from './core/open-core.ts'
 import { OwnRecord } from './control/own-record.ts'
 import { judgeGate } from './control/reboot-gate.ts'
 import { FleetSync } from './fleet-sync.ts'
@@ -192,7 +193,7 @@ export class Agent {
       trusted: () => trust.set,
       gate: async () =>
         judgeGate(
-          await this.#holds.current(),
+          [...(await this.#holds.current()), ...(await core.holds())],
           performance.now(),
           this.#config.maintenance,
           new Date(),
@@ -224,6 +225,19 @@ export class Agent {
     // Members first: a question that comes before its asker is known would be lost.
     for (const member of node.members()) this.#members.joined(member)
     await driver.start()
+    const core: Core = await openCore({
+      persist: this.#persist,
+      persistPath: this.#config.persist,
+      dataDirectory: this.#config.skiff,
+      runDirectory: dirname(this.#config.socket),
+      engineSocket: this.#config.engineSocket,
+      running: () => updater.running,
+      pointers: () => listReleases(trust.set, DEVICE_RULES),
+      fetcher,
+      store,
+      chunks,
+      log: this.#log,
+    })
     const view: AgentView = {
       identity,
       certificate,
@@ -240,6 +254,7 @@ export class Agent {
       log: this.#log,
       holds: this.#holds,
       traffic,
+      core,
       counters: moved,
     }
     const own = await OwnRecord.open(
@@ -289,6 +304,7 @@ export class Agent {
     roundTrips.stop()
     driver.stop()
     api.close()
+    await core.stop()
     await savePeers(this.#persist, node.known())
     await updater.stop()
     await node.stop()

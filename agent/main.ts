@@ -1,6 +1,7 @@
 import { Command } from 'commander'
 import { runCommandLine } from '../protocol/terminal/run-command.ts'
-import { deviceCommands } from './commands/device-commands.ts'
+import { coreCommand } from './commands/core-commands.ts'
+import { DEFAULT_SOCKET, deviceCommands } from './commands/device-commands.ts'
 import { persistCommand } from './commands/persist-command.ts'
 import { agentCommand } from './commands/run-agent.ts'
 
@@ -8,5 +9,6 @@ const program = new Command('flotilla')
   .description('Flotilla on a device: keeps it current from its neighbours')
   .addCommand(agentCommand())
   .addCommand(persistCommand())
+  .addCommand(coreCommand(DEFAULT_SOCKET))
 for (const command of deviceCommands()) program.addCommand(command)
 await runCommandLine(program, process.argv)

@@ -6,7 +6,8 @@ import { formatBytes, LiveView, printRows } from '../../protocol/terminal/print.
 import { shape } from '../../protocol/shape.ts'
 import { askAgent } from '../control/local-api.ts'
 
-const DEFAULT_SOCKET = process.env['FLOTILLA_SOCKET'] ?? '/run/flotilla/agent.sock'
+/** Where the agent of this device listens. */
+export const DEFAULT_SOCKET = process.env['FLOTILLA_SOCKET'] ?? '/run/flotilla/agent.sock'
 type Common = { readonly socket: string; readonly json?: boolean }
 type Json = Readonly<Record<string, unknown>>
 
@@ -67,6 +68,7 @@ function statusText(status: Json): string {
       'trust',
       `root ${trust['root']}, timestamp ${trust['timestamp']}, time floor ${trust['floor']}${trust['stale'] === true ? `, stale for ${trust['staleDays']} days` : ''}`,
     ],
+    ...(status['containers'] === '' ? [] : [['containers', status['containers']]]),
     ['peers', status['peers']],
     [
       'traffic',

@@ -9,6 +9,8 @@ import { parseRelease, type Release, releaseBytes } from '../../protocol/release
 import { shape } from '../../protocol/shape.ts'
 import { freshness, timeFloorMs } from '../../protocol/trust/time-floor.ts'
 import type { AgentConfig } from '../config.ts'
+import type { Core } from '../core/open-core.ts'
+import type { CoreStatus } from '../core/reconciler.ts'
 import type { BootControl } from '../slots/bootloaders/boot-control.ts'
 import type { Updater } from '../slots/updater.ts'
 import { readSlots, type SlotContent } from '../slots/write-release.ts'
@@ -38,6 +40,7 @@ export type AgentView = {
   readonly log: EventLog
   readonly holds: HoldList
   readonly traffic: TrafficGuard
+  readonly core: Core
   readonly counters: { readonly fetchedBytes: number; readonly servedBytes: number }
 }
 
@@ -89,6 +92,7 @@ function stateOf({ state: { phase, outcome } }: Updater): DeviceState {
 export function agentRoutes(view: AgentView): LocalApi {
   const { node, updater, holds, traffic, log } = view
   return {
+    ...view.core.routes,
     'GET /status': () => describeStatus(view),
     'GET /peers': () =>
       node
@@ -154,6 +158,7 @@ async function describeStatus(view: AgentView) {
       floor: new Date(timeFloorMs(trust.set)).toISOString(),
       ...freshness(trust.set, Date.now()),
     },
+    containers: summarizeCore(view.core.status()),
     peers: view.node.members().length,
     fetchedBytes: view.counters.fetchedBytes,
     servedBytes: view.counters.servedBytes,
@@ -162,6 +167,17 @@ async function describeStatus(view: AgentView) {
     memoryBytes: process.memoryUsage.rss(),
     uptimeSeconds: Math.round(process.uptime()),
   }
+}
+
+/** In one line; empty for a device without containers. */
+function summarizeCore({ problem, containers }: CoreStatus): string {
+  if (problem !== '') return problem
+  const asWanted = containers.filter(({ state }) => state === 'as-wanted').length
+  const others = containers
+    .filter(({ state }) => state !== 'as-wanted')
+    .map(({ name, state, reason }) => `${name} ${state}${reason === '' ? '' : ` (${reason})`}`)
+  if (containers.length === 0) return ''
+  return [`${asWanted} of ${containers.length} as wanted`, ...others].join('; ')
 }
 
 function describeRelease({ id, description }: Release) {

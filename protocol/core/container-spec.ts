@@ -46,6 +46,8 @@ export type ContainerSpec = {
   readonly gpus: 'all' | number | undefined
   readonly healthCheck: HealthCheckSpec | undefined
   readonly dependsOn: readonly string[]
+  /** Directory in the container where it may hold its update off, with a file `hold`. */
+  readonly updateLock: string | undefined
 }
 
 export type PortSpec = {
@@ -105,6 +107,7 @@ const KEYS = [
   'gpus',
   'healthCheck',
   'dependsOn',
+  'updateLock',
 ] as const
 const MAX_PORT = 65_535
 const UNITS = { b: 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 } as const
@@ -159,7 +162,15 @@ export function toContainer(reader: YamlReader, value: YamlValue): ContainerSpec
     gpus: gpusOf(reader, key('gpus')),
     healthCheck: key('healthCheck') === undefined ? undefined : toHealthCheck(reader, key('healthCheck')),
     dependsOn: reader.texts(key('dependsOn')),
+    updateLock: key('updateLock') === undefined ? undefined : directoryOf(reader, key('updateLock')),
   }
+}
+
+function directoryOf(reader: YamlReader, value: YamlValue): string {
+  const path = reader.optionalText(value) ?? ''
+  return /^(\/[^/:]+)+$/.test(path)
+    ? path
+    : reader.fail(value, `${value?.path}: wanted a directory such as /run/flotilla`)
 }
 
 function mountOf(reader: YamlReader, value: NonNullable<YamlValue>): string {

@@ -4,7 +4,7 @@ import { FlotillaError } from '../errors.ts'
 import { parseSkiffCore } from './skiff-core.ts'
 
 const parse = (text: string, options = {}) => parseSkiffCore(text, 'skiff-core.yaml', options)
-const container = (lines: string) => parse(`containers:\n  c:\n    image: i\n${lines}`).core.containers.get('c')
+const container = (lines: string) => parse(`containers:\n  cc:\n    image: i\n${lines}`).core.containers.get('cc')
 
 describe('skiff-core.yaml', () => {
   it('is read with every key of a container', () => {
@@ -100,14 +100,15 @@ describe('skiff-core.yaml', () => {
         startSeconds: 0,
       },
       dependsOn: [],
+      updateLock: undefined,
     })
   })
 
   it('is read with users and images, and both spellings of the pull policy', () => {
     const { core } = parse(`prune: true
-containers: {c: {image: a}, d: {image: b, dependsOn: [c]}}
+containers: {cc: {image: a}, dd: {image: b, dependsOn: [cc]}}
 users:
-  core: {container: c, containerShell: /bin/zsh, auth: {copyRootKeys: true, sshKeys: [k], locked: true}}
+  core: {container: cc, containerShell: /bin/zsh, auth: {copyRootKeys: true, sshKeys: [k], locked: true}}
 images:
   a:latest: {pull: {policy: ifnotexists, registry: quay.io}}
   b: {pull: {pullPolicy: always}, build: {source: /opt/b, buildArgs: {V: 1}, squash: true}}
@@ -130,22 +131,22 @@ images:
   })
 
   it.each([
-    ['containers:\n  c:\n    imag: i\n', /^skiff-core.yaml:3:5: no such key: imag \(known: image, .*\) \(imag: i\)$/],
-    ['containers:\n  c:\n    tty: true\n', /:3:5: containers.c: image is missing/],
-    ['containers:\n  c:\n', /:2:3: containers.c: wanted keys and values/],
-    ['containers: {c: {image: i, tty: 1}}', /:1:33: containers.c.tty: wanted true or false/],
-    ['containers: {c: {image: i, mounts: [/dev]}}', /containers.c.mounts\[0\]: wanted source:\/target/],
-    ['containers: {c: {image: i, env: [A]}}', /containers.c.env\[0\]: wanted NAME=value/],
-    ['containers: {c: {image: i, ports: [{hostPort: 0}]}}', /hostPort: wanted a whole number from 1 to 65535/],
-    ['containers: {c: {image: i, restartPolicy: sometimes}}', /restartPolicy: wanted one of no, always/],
-    ['containers: {c: {image: i, memory: lots}}', /memory: wanted a size such as 512m/],
+    ['containers:\n  cc:\n    imag: i\n', /^skiff-core.yaml:3:5: no such key: imag \(known: image, .*\) \(imag: i\)$/],
+    ['containers:\n  cc:\n    tty: true\n', /:3:5: containers.cc: image is missing/],
+    ['containers:\n  cc:\n', /:2:3: containers.cc: wanted keys and values/],
+    ['containers: {cc: {image: i, tty: 1}}', /:1:34: containers.cc.tty: wanted true or false/],
+    ['containers: {cc: {image: i, mounts: [/dev]}}', /containers.cc.mounts\[0\]: wanted source:\/target/],
+    ['containers: {cc: {image: i, env: [A]}}', /containers.cc.env\[0\]: wanted NAME=value/],
+    ['containers: {cc: {image: i, ports: [{hostPort: 0}]}}', /hostPort: wanted a whole number from 1 to 65535/],
+    ['containers: {cc: {image: i, restartPolicy: sometimes}}', /restartPolicy: wanted one of no, always/],
+    ['containers: {cc: {image: i, memory: lots}}', /memory: wanted a size such as 512m/],
     ['containers: {c/d: {image: i}}', /containers.c\/d: not a name/],
-    ['containers: {c: {image: i, dependsOn: [d]}}', /there is no container d/],
+    ['containers: {cc: {image: i, dependsOn: [dd]}}', /there is no container d/],
     [
-      'containers: {c: {image: i, dependsOn: [d]}, d: {image: i, dependsOn: [c]}}',
-      /containers.c.dependsOn: it waits for/,
+      'containers: {cc: {image: i, dependsOn: [dd]}, dd: {image: i, dependsOn: [cc]}}',
+      /containers.cc.dependsOn: it waits for/,
     ],
-    ['users: {u: {container: c}}', /users.u: there is no container c/],
+    ['users: {u: {container: cc}}', /users.u: there is no container c/],
     ['images: {i: {build: {source: x, sha256: y}}}', /sha256: wanted 64 hexadecimal digits/],
     ['containers: [', /^skiff-core.yaml: /],
     ['- a', /:1:1: the file: wanted keys and values/],
@@ -155,9 +156,9 @@ images:
 
   it('takes a key that is there twice with one value, and names both lines when they differ', () => {
     const twice = (second: string) =>
-      `containers:\n  c:\n    image: i\n    entrypoint: [a]\n    tty: true\n    entrypoint: ${second}\n`
+      `containers:\n  cc:\n    image: i\n    entrypoint: [a]\n    tty: true\n    entrypoint: ${second}\n`
     expect(parse(twice('[a]')).warnings).toEqual([
-      'skiff-core.yaml:4:5 and skiff-core.yaml:6:5: containers.c.entrypoint is there twice',
+      'skiff-core.yaml:4:5 and skiff-core.yaml:6:5: containers.cc.entrypoint is there twice',
     ])
     expect(() => parse(twice('[b]'))).toThrow(
       /:6:5: .* at skiff-core.yaml:4:5 and skiff-core.yaml:6:5, with two values/,
@@ -165,31 +166,31 @@ images:
   })
 
   it('warns of unknown keys in a file of SkiffOS', () => {
-    const text = 'containers: {c: {image: i, new: 1}}\nversion: 1\n'
+    const text = 'containers: {cc: {image: i, new: 1}}\nversion: 1\n'
     const { core, warnings } = parse(text, { lenient: true })
-    expect(core.containers.get('c')?.image).toBe('i')
+    expect(core.containers.get('cc')?.image).toBe('i')
     expect(warnings).toEqual([
       'skiff-core.yaml:2:1: no such key: version; it is ignored',
-      'skiff-core.yaml:1:28: no such key: new; it is ignored',
+      'skiff-core.yaml:1:29: no such key: new; it is ignored',
     ])
   })
 
   it('follows aliases and merge keys; own keys win', () => {
-    const { core } = parse('containers:\n  a: &base {image: i, tty: true}\n  b: *base\n  c: {<<: *base, image: j}\n')
-    expect(core.containers.get('b')?.image).toBe('i')
-    expect(core.containers.get('c')).toMatchObject({ image: 'j', tty: true })
+    const { core } = parse('containers:\n  aa: &base {image: i, tty: true}\n  bb: *base\n  cc: {<<: *base, image: j}\n')
+    expect(core.containers.get('bb')?.image).toBe('i')
+    expect(core.containers.get('cc')).toMatchObject({ image: 'j', tty: true })
     // As many as a fleet of sensors has.
     const mounts = '&m ["data:/data"]'
     const many = Array.from({ length: 200 }, (_, at) => `  c${at}: {image: i, mounts: *m}\n`).join('')
-    const { containers } = parse(`containers:\n  a: {image: i, mounts: ${mounts}}\n${many}`).core
+    const { containers } = parse(`containers:\n  aa: {image: i, mounts: ${mounts}}\n${many}`).core
     expect([...containers.values()].every((one) => one.mounts[0] === 'data:/data')).toBe(true)
   })
 
   it.each([
-    ['containers: {c: {image: i, readOnly: *typo}}', /:1:38: containers.c.readOnly: \*typo stands for nothing/],
+    ['containers: {cc: {image: i, readOnly: *typo}}', /:1:39: containers.cc.readOnly: \*typo stands for nothing/],
     ['containers: *typo\nprune: true\n', /:1:13: containers: \*typo stands for nothing/],
-    ['users: {u: {container: c, auth: {sshKeys: [*k]}}}', /\*k stands for nothing/],
-    ['containers: {c: {image: i, env: [~]}}', /containers.c.env\[0\]: wanted a value/],
+    ['users: {u: {container: cc, auth: {sshKeys: [*k]}}}', /\*k stands for nothing/],
+    ['containers: {cc: {image: i, env: [~]}}', /containers.cc.env\[0\]: wanted a value/],
     ['images: {i: {pull: {policy: always, pullPolicy: never}}}', /pullPolicy says never, policy says always/],
   ])('does not read a slip as a key that is not there: %j', (text, words) => {
     expect(() => parse(text)).toThrow(words)

@@ -29,6 +29,8 @@ export type UserSpec = {
 export type ImageSpec = {
   readonly pullPolicy: 'always' | 'ifnotpresent' | 'ifbuildfails' | 'never'
   readonly registry: string | undefined
+  /** A file of Docker's form (`{"auths": {"registry.example": {"auth": "…"}}}`) with who may pull. */
+  readonly credentials: string | undefined
   readonly build: BuildSpec | undefined
 }
 
@@ -45,7 +47,8 @@ export type BuildSpec = {
 }
 
 const MAX_LENGTH = 262_144
-const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/
+/** Docker's rule: two characters at least. */
+const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,100}$/
 const USER = /^[a-z_][a-z0-9_-]{0,31}$/
 const AUTH_KEYS = ['copyRootKeys', 'sshKeys', 'password', 'allowEmptyPassword', 'locked'] as const
 /** SkiffOS's program reads `pullPolicy`, all its files write `policy`. */
@@ -107,7 +110,7 @@ function toUser(reader: YamlReader, value: YamlValue): UserSpec {
 
 function toImage(reader: YamlReader, value: YamlValue): ImageSpec {
   const key = reader.keys(value, ['pull', 'build'])
-  const pull = reader.keys(key('pull'), ['pullPolicy', 'policy', 'registry'])
+  const pull = reader.keys(key('pull'), ['pullPolicy', 'policy', 'registry', 'credentials'])
   const policy = pull('pullPolicy') ?? pull('policy')
   const [one, other] = [pull('pullPolicy'), pull('policy')].map((found) => reader.optionalText(found))
   if (one !== undefined && other !== undefined && one !== other)
@@ -117,6 +120,7 @@ function toImage(reader: YamlReader, value: YamlValue): ImageSpec {
   return {
     pullPolicy: word === 'ifnotexists' ? POLICIES[word] : word,
     registry: reader.optionalText(pull('registry')),
+    credentials: reader.optionalText(pull('credentials')),
     build: key('build') === undefined ? undefined : toBuild(reader, key('build')),
   }
 }

@@ -33,6 +33,18 @@ export type Artifact = {
   readonly sha256: string
   /** The chunk index of the artifact, by content. */
   readonly index: { readonly lengthBytes: number; readonly sha256: string }
+  /** What a container image is called and for which machines; undefined for other kinds, and for archives of before. */
+  readonly image?: ContainerImage | undefined
+}
+
+/** A container image as an engine knows it. */
+export type ContainerImage = {
+  /** With its tag. */
+  readonly name: string
+  /** `sha256:` and the hash of the image's configuration, which covers every layer: the id that an engine gives it. */
+  readonly digest: string
+  /** As Go calls it: `amd64`, `arm64`, `arm`. */
+  readonly architecture: string
 }
 
 export type HealthRules = {
@@ -71,6 +83,7 @@ export type Release = { readonly id: string; readonly bytes: Uint8Array; readonl
 
 /** Files that a slot has besides its artifacts. */
 const RESERVED_NAMES = ['description.json', 'proven', ...LOADER_FILES]
+const IMAGE_NAME = /^[\w./:-]{1,200}:[\w.-]{1,128}$/
 const NAME_SEGMENT = /^[A-Za-z0-9_][A-Za-z0-9._+-]{0,100}$/
 
 /**
@@ -165,6 +178,16 @@ function parseArtifact(value: unknown, path: string): Artifact {
       lengthBytes: shape.integer(index['lengthBytes'], `${path}.index.lengthBytes`, 1, MAX_INDEX_BYTES),
       sha256: shape.hex32(index['sha256'], `${path}.index.sha256`),
     },
+    ...(json['image'] === undefined ? {} : { image: parseImage(json['image'], `${path}.image`) }),
+  }
+}
+
+function parseImage(value: unknown, path: string): ContainerImage {
+  const json = shape.object(value, path)
+  return {
+    name: shape.matching(json['name'], `${path}.name`, IMAGE_NAME, 'an image name with its tag'),
+    digest: shape.matching(json['digest'], `${path}.digest`, /^sha256:[0-9a-f]{64}$/, 'sha256: and 64 digits'),
+    architecture: shape.matching(json['architecture'], `${path}.architecture`, /^[a-z0-9]{1,16}$/, 'an architecture'),
   }
 }
 

@@ -168,6 +168,7 @@ export class SimulatedFleet {
       healthDirectory: `${directory}/run/rootfs/etc/flotilla/health`,
       checkTimeoutSeconds: 5,
       engineSocket: `${directory}/no-engine.sock`,
+      skiff: `${directory}/skiff`,
       port: host.port,
       listen: host.listen,
       discovery: this.#network.kind === 'namespaces',

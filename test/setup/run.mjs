@@ -47,6 +47,13 @@ const PACKAGES = {
     'kconfig-conf': 'kconfig-frontends-nox',
     ...JSON.parse(readFileSync(join(root, 'builder/buildroot/host-programs.json'), 'utf8')),
     ping: 'iputils-ping',
+    // Containers: the engine, what is in their images, and who logs into them.
+    dockerd: 'docker.io',
+    containerd: 'containerd',
+    '/bin/busybox': 'busybox-static',
+    sshd: 'openssh-server',
+    sftp: 'openssh-client',
+    git: 'git',
     ...MACHINES,
   },
   'test:kernels': {

@@ -49,7 +49,7 @@ export default defineConfig({
       {
         test: {
           name: 'fleet',
-          include: ['test/hostile/**/*.test.ts', 'test/fleet/**/*.test.ts'],
+          include: ['core', 'hostile', 'fleet'].map((room) => `test/${room}/**/*.test.ts`),
           ...PATIENT,
           maxWorkers: 3,
         },

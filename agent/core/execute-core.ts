@@ -1,0 +1,215 @@
+import { lstat, mkdir, stat } from 'node:fs/promises'
+import { setTimeout as pause } from 'node:timers/promises'
+import type { ContainerSpec, HealthCheckSpec } from '../../protocol/core/container-spec.ts'
+import type { SkiffCore } from '../../protocol/core/skiff-core.ts'
+import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
+import { CONTAINER_LABEL, createOptions, definitionOf } from './create-options.ts'
+import type { Engine } from './engine.ts'
+import { type FoundContainer, isRunning } from './inventory.ts'
+import { type ContainerPlan, type CoreStep, describeStep } from './plan-core.ts'
+
+export type ExecuteDeps = {
+  readonly engine: Engine
+  readonly target: SkiffCore
+  readonly images: ReadonlyMap<string, { readonly id: string } | { readonly waiting: string }>
+  readonly lockDirectory: string
+  /** Sources of mounts below it are made; what is missing elsewhere is a mistake. */
+  readonly dataDirectory: string
+  readonly signal: AbortSignal
+  readonly onStep: (container: string, step: string) => void
+  /** It came up; if it ends later, that is its own affair, and its restart policy's. */
+  readonly onStarted: (id: string) => void
+  readonly adopt: (id: string, definition: string) => Promise<void>
+}
+
+/** How one container's steps ended. */
+export type Outcome =
+  | { readonly name: string; readonly done: true }
+  | {
+      readonly name: string
+      readonly done: false
+      readonly code: string
+      readonly reason: string
+      /** The new container did not come up: the same is not tried again. */
+      readonly broken: { readonly definition: string; readonly imageId: string } | undefined
+    }
+
+/** Without a health check a container counts as up when it has run for so long without a restart. */
+const SETTLE_MS = 3_000
+const POLL_MS = 250
+const HEALTH_MARGIN_MS = 30_000
+
+/**
+ * Does what was planned, containers beside each other, each after those that it depends on. A failure ends the steps of its own
+ * container; what waits for it is left for the next plan. @throws FlotillaError UNREACHABLE when the engine went away
+ */
+export async function executeCore(plans: readonly ContainerPlan[], deps: ExecuteDeps): Promise<readonly Outcome[]> {
+  const running = new Map<string, Promise<Outcome>>()
+  const runPlan = async (plan: ContainerPlan): Promise<Outcome> => {
+    for (const other of deps.target.containers.get(plan.name)?.dependsOn ?? []) {
+      const before = await running.get(other)
+      if (before === undefined || before.done) continue
+      return { name: plan.name, done: false, code: 'BUSY', reason: `waits for ${other}`, broken: undefined }
+    }
+    return executePlan(plan, deps)
+  }
+  for (const plan of plans) if (plan.steps.length > 0) running.set(plan.name, runPlan(plan))
+  const outcomes = await Promise.allSettled(running.values())
+  const lost = outcomes.find((outcome) => outcome.status === 'rejected')
+  if (lost !== undefined) throw lost.reason
+  return outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []))
+}
+
+async function executePlan({ name, steps }: ContainerPlan, deps: ExecuteDeps): Promise<Outcome> {
+  for (const step of steps) {
+    deps.signal.throwIfAborted()
+    deps.onStep(name, describeStep(step))
+    try {
+      await executeStep(name, step, deps)
+    } catch (error) {
+      // The engine went away, or the agent ends: no verdict on the container.
+      if (deps.signal.aborted || isFlotillaError(error, 'UNREACHABLE')) throw error
+      const spec = deps.target.containers.get(name)
+      const image = spec && deps.images.get(spec.image)
+      const replaces = 'replaces' in step && step.replaces && spec !== undefined && image !== undefined && 'id' in image
+      return {
+        name,
+        done: false,
+        code: isFlotillaError(error) ? error.code : 'UNEXPECTED',
+        reason: messageOf(error),
+        broken: replaces ? { definition: definitionOf(spec), imageId: image.id } : undefined,
+      }
+    }
+  }
+  return { name, done: true }
+}
+
+async function executeStep(name: string, step: CoreStep, deps: ExecuteDeps): Promise<void> {
+  const { engine, target } = deps
+  const spec = target.containers.get(name)
+  switch (step.do) {
+    case 'create':
+      return create(name, step, requireSpec(name, spec), deps)
+    case 'stop':
+      return engine.stop(step.at, spec?.stopTimeoutSeconds)
+    case 'rename':
+      return engine.rename(step.at, step.to)
+    case 'start':
+      return engine.start(step.at, name)
+    case 'await-healthy':
+      await awaitHealthy(name, step.at, requireSpec(name, spec), deps)
+      return deps.onStarted((await requireContainer(engine, step.at)).id)
+    case 'remove':
+      return engine.remove(step.at)
+    case 'adopt':
+      return deps.adopt(step.id, definitionOf(requireSpec(name, spec)))
+  }
+}
+
+function requireSpec(name: string, spec: ContainerSpec | undefined): ContainerSpec {
+  if (spec === undefined) throw new FlotillaError('NOT_FOUND', `container ${name}: it is not in the file any more`)
+  return spec
+}
+
+async function requireContainer(engine: Engine, at: string): Promise<FoundContainer> {
+  const found = await engine.container(at)
+  if (found === undefined) throw new FlotillaError('NOT_FOUND', `container ${at}: it was removed by somebody else`)
+  return found
+}
+
+async function create(
+  name: string,
+  { at, carried }: Extract<CoreStep, { do: 'create' }>,
+  spec: ContainerSpec,
+  deps: ExecuteDeps,
+): Promise<void> {
+  const { engine, lockDirectory } = deps
+  await requireSources(name, spec, deps.dataDirectory)
+  if (spec.updateLock !== undefined) await mkdir(`${lockDirectory}/${name}`, { recursive: true })
+  for (const network of spec.hostNetwork ? [] : spec.networks)
+    await engine.requireNetwork(network, { [CONTAINER_LABEL]: '' })
+  const hasTini = await exists('/usr/bin/tini')
+  const image = deps.images.get(spec.image)
+  const options = createOptions(name, spec, { carried, lockDirectory, hasTini })
+  // By id: a tag may move between the plan and now.
+  const made = image !== undefined && 'id' in image ? { ...options, Image: image.id } : options
+  await engine.create(at, made, name)
+  for (const network of spec.hostNetwork ? [] : spec.networks.slice(1)) await engine.connect(network, at)
+}
+
+/** Docker makes a directory of whatever it is told to mount and does not find, also of a device that is not plugged in. */
+async function requireSources(name: string, spec: ContainerSpec, dataDirectory: string): Promise<void> {
+  for (const [at, mount] of spec.mounts.entries()) {
+    const [source = ''] = mount.split(':')
+    if (!source.startsWith('/') || (await exists(source))) continue
+    if (!source.startsWith(`${dataDirectory}/`))
+      throw new FlotillaError(
+        'BAD_CONFIG',
+        `create ${name}: containers.${name}.mounts[${at}]: ${source} is not there; make it, or correct the path (what lies below ${dataDirectory} is made)`,
+      )
+    await mkdir(source, { recursive: true })
+  }
+  for (const [at, device] of spec.devices.entries()) {
+    const [source = ''] = device.split(':')
+    if (!(await exists(source)))
+      throw new FlotillaError(
+        'BAD_CONFIG',
+        `create ${name}: containers.${name}.devices[${at}]: ${source} is not there; connect it, or take it out of the list`,
+      )
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return lstat(path).then(
+    () =>
+      stat(path).then(
+        () => true,
+        () => true,
+      ),
+    () => false,
+  )
+}
+
+/** @throws FlotillaError BAD_CONFIG when it does not come up, with its last words */
+async function awaitHealthy(name: string, at: string, spec: ContainerSpec, deps: ExecuteDeps): Promise<void> {
+  const { engine, signal } = deps
+  const started = performance.now()
+  const first = (await requireContainer(engine, at)).restarts
+  for (;;) {
+    const found = await requireContainer(engine, at)
+    const elapsedMs = performance.now() - started
+    const verdict = judgeUp(found, first, elapsedMs, spec)
+    if (verdict === 'up') return
+    if (verdict !== 'wait') {
+      const words = await engine.lastWords(at)
+      throw new FlotillaError('BAD_CONFIG', `start ${name}: ${verdict}${words === '' ? '' : `; it said: ${words}`}`)
+    }
+    await pause(POLL_MS, undefined, { signal })
+  }
+}
+
+/**
+ * Whether a container that was started is up. Pure. One that ends with code 0 and is not to be restarted did what it is for.
+ * @returns `up`, `wait`, or what is wrong
+ */
+export function judgeUp(found: FoundContainer, restartsBefore: number, elapsedMs: number, spec: ContainerSpec): string {
+  if (!isRunning(found)) {
+    if (found.exitCode === 0 && found.problem === '' && spec.restartPolicy !== 'always') return 'up'
+    return `it ended with exit code ${found.exitCode}${found.problem === '' ? '' : ` (${found.problem})`}`
+  }
+  if (found.restarts > restartsBefore) return `it ended and was restarted ${found.restarts - restartsBefore} times`
+  if (found.health === 'healthy') return 'up'
+  if (found.health === 'unhealthy') return 'its health check fails'
+  if (found.health === 'starting') {
+    const limitMs = healthLimitMs(spec.healthCheck)
+    return elapsedMs < limitMs ? 'wait' : `it is not healthy after ${Math.round(limitMs / 1_000)} s`
+  }
+  return elapsedMs < SETTLE_MS || found.status === 'restarting' ? 'wait' : 'up'
+}
+
+/** When Docker itself must have given up; a check that the image brings is given five minutes. */
+function healthLimitMs(check: HealthCheckSpec | undefined): number {
+  if (check === undefined) return 300_000
+  const seconds = check.startSeconds + (check.intervalSeconds + check.timeoutSeconds) * (check.retries + 1)
+  return seconds * 1_000 + HEALTH_MARGIN_MS
+}
