@@ -1,6 +1,7 @@
 import { Command } from 'commander'
 import { runCommandLine } from '../protocol/terminal/run-command.ts'
 import { brCommand, cmdCommand, compileCommand, configureCommand } from './commands/build-commands.ts'
+import { containersCommand } from './commands/containers-commands.ts'
 import { deviceCommand } from './commands/device-command.ts'
 import { fleetCommand } from './commands/fleet-commands.ts'
 import { compareCommand, imageCommand, legalInfoCommand, sbomCommand } from './commands/image-commands.ts'
@@ -14,6 +15,7 @@ const program = new Command('flotilla')
   .addCommand(fleetCommand())
   .addCommand(keysCommand())
   .addCommand(releaseCommand())
+  .addCommand(containersCommand())
   .addCommand(deviceCommand())
   .addCommand(seedCommand())
   .addCommand(layersCommand())

@@ -3,6 +3,7 @@ import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { releaseBytes, shortId } from '../../protocol/release/description.ts'
 import { NO_ROLLOUT, parseRolloutPlan, type RolloutPlan } from '../../protocol/rollout/rollout-plan.ts'
 import { formatBytes } from '../../protocol/terminal/print.ts'
+import { listImages } from '../containers/add-image.ts'
 import { MANIFEST, readManifest } from '../images/image-manifest.ts'
 import { prepareRelease } from '../release/create-release.ts'
 import { listKeys } from '../release/key-file.ts'
@@ -87,7 +88,7 @@ Examples:
     )
     .action(async (options: CreateOptions) => {
       const repository = Repository.open(options.repo)
-      const { release } = prepare(repository, options)
+      const { release } = await prepare(repository, options)
       const staging = stagingDirectory(repository)
       for (const line of summarizeStaged(repository, readStaged(staging))) process.stderr.write(`${line}\n`)
       if (name === 'create') {
@@ -104,7 +105,7 @@ Examples:
     })
 }
 
-function prepare(repository: Repository, options: CreateOptions) {
+async function prepare(repository: Repository, options: CreateOptions) {
   const manifest = readManifest(options.images)
   const board = options.board ?? manifest?.board
   if (board === undefined)
@@ -120,6 +121,7 @@ function prepare(repository: Repository, options: CreateOptions) {
       channel: options.channel,
       version: options.as,
       images: options.images,
+      containerImages: await listImages(options.images),
       hardware: options.hardware.length > 0 ? options.hardware : (manifest?.hardware ?? []),
       minSeq: options.minSeq === undefined ? undefined : wholeNumber(options.minSeq, '--min-seq'),
       health: {

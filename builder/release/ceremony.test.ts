@@ -36,6 +36,7 @@ describe('a signing ceremony', () => {
     channel: 'stable',
     version: '1',
     images,
+    containerImages: new Map(),
     hardware: [],
     minSeq: undefined,
     health: { deadlineSeconds: 60, tries: 3 },

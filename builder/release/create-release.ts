@@ -3,6 +3,7 @@ import { parseSkiffCore } from '../../protocol/core/skiff-core.ts'
 import { FlotillaError } from '../../protocol/errors.ts'
 import {
   type Artifact,
+  type ContainerImage,
   encodeRelease,
   type HealthRules,
   type Release,
@@ -32,6 +33,8 @@ export type CreateReleaseOptions = {
   readonly channel: string
   readonly version: string
   readonly images: string
+  /** What the container images among them hold, by artifact name. */
+  readonly containerImages: ReadonlyMap<string, ContainerImage>
   readonly hardware: readonly string[]
   readonly minSeq: number | undefined
   readonly health: HealthRules
@@ -75,7 +78,10 @@ export function prepareRelease(
     const indexed = indexArtifact(image.path, (bytes) => options.onProgress(image.name, bytes))
     keepArtifact(repository, image.path, indexed.sha256)
     const index = { lengthBytes: indexed.index.bytes.length, sha256: repository.writeBlob(indexed.index.bytes) }
-    return { name: image.name, kind: image.kind, lengthBytes: indexed.lengthBytes, sha256: indexed.sha256, index }
+    const { name, kind } = image
+    const container = options.containerImages.get(name)
+    const artifact = { name, kind, lengthBytes: indexed.lengthBytes, sha256: indexed.sha256, index }
+    return container === undefined ? artifact : { ...artifact, image: container }
   })
   const before = repository
     .releases()

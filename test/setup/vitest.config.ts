@@ -21,6 +21,7 @@ export default defineConfig({
             'test/fuzz/**/*.test.ts',
           ],
           testTimeout: 180_000,
+          hookTimeout: 60_000,
           maxWorkers: 2,
         },
       },
