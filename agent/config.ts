@@ -48,6 +48,9 @@ export type AgentConfig = {
   readonly engineSocket: string
   /** SkiffOS's tree on persist: containers' data, and in `core/` the device's own `skiff-core.yaml`. */
   readonly skiff: string
+  /** Whether `users:` of `skiff-core.yaml` become accounts of this host. */
+  readonly accounts: boolean
+  readonly loginShell: string
   readonly labels: Readonly<Record<string, string>>
   readonly traffic: TrafficRules
   readonly trafficFile: string
@@ -82,6 +85,7 @@ const DEFAULTS = {
   health: {},
   engineSocket: '/var/run/docker.sock',
   skiff: '/mnt/persist/skiff',
+  loginShell: '/usr/bin/flotilla-shell',
   labels: {},
   traffic: {},
   trafficFile: '/run/flotilla/traffic',
@@ -112,7 +116,7 @@ export function parseAgentConfig(text: string, file: string): AgentConfig {
 function requireKnownKeys(contents: unknown, file: string, lines: LineCounter): void {
   if (contents === null) return
   if (!isMap(contents)) throw new FlotillaError('BAD_CONFIG', `${file}: wanted keys and values`)
-  const known = [...Object.keys(DEFAULTS), 'hardware']
+  const known = [...Object.keys(DEFAULTS), 'hardware', 'accounts']
   for (const pair of contents.items) {
     const key = isPair(pair) && isScalar(pair.key) ? pair.key : undefined
     if (key === undefined || known.includes(String(key.value))) continue
@@ -159,6 +163,9 @@ function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
     builtIn: { peers: rule('peers'), engine: rule('engine'), containers: rule('containers') },
     engineSocket: path('engineSocket'),
     skiff: path('skiff'),
+    // Simulated devices share the host's accounts.
+    accounts: shape.boolean(json['accounts'] ?? json['family'] !== 'directory', 'accounts'),
+    loginShell: path('loginShell'),
     labels: Object.fromEntries(
       Object.entries(shape.object(json['labels'], 'labels')).map(([key, value]) => [
         key,

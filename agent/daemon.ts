@@ -231,6 +231,7 @@ export class Agent {
       dataDirectory: this.#config.skiff,
       runDirectory: dirname(this.#config.socket),
       engineSocket: this.#config.engineSocket,
+      loginShell: this.#config.accounts ? this.#config.loginShell : undefined,
       running: () => updater.running,
       pointers: () => listReleases(trust.set, DEVICE_RULES),
       fetcher,

@@ -2,6 +2,7 @@ import { Command } from 'commander'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { formatRows } from '../../protocol/terminal/print.ts'
 import { askAgent } from '../control/local-api.ts'
+import type { UserStatus } from '../core/open-core.ts'
 import type { CoreStatus } from '../core/reconciler.ts'
 
 type Common = { readonly socket: string; readonly json?: boolean }
@@ -69,7 +70,7 @@ export function coreCommand(socket: string): Command {
     )
 }
 
-function print(status: CoreStatus, options: Common, withSteps: boolean): void {
+function print(status: CoreStatus & { users?: readonly UserStatus[] }, options: Common, withSteps: boolean): void {
   if (options.json === true) return void process.stdout.write(`${JSON.stringify(status, null, 2)}\n`)
   for (const warning of status.warnings) process.stderr.write(`warning: ${warning}\n`)
   if (status.problem !== '') process.stderr.write(`${status.problem} [${status.code}]\n`)
@@ -84,6 +85,14 @@ function print(status: CoreStatus, options: Common, withSteps: boolean): void {
       ['NOTE', ({ reason }) => reason],
     ]),
   )
+  if ((status.users ?? []).length > 0)
+    process.stdout.write(
+      `\n${formatRows(status.users ?? [], [
+        ['USER', ({ name }) => name],
+        ['LOGS INTO', ({ container }) => container],
+        ['NOTE', ({ problem }) => problem],
+      ])}`,
+    )
   if (!withSteps) return
   for (const { name, steps } of status.containers)
     if (steps.length > 0) process.stdout.write(`${name}:\n${steps.map((step) => `  ${step}\n`).join('')}`)

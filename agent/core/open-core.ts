@@ -2,6 +2,8 @@ import { join } from 'node:path'
 import { placeOf } from '../../protocol/boot/slot-layout.ts'
 import type { Release } from '../../protocol/release/description.ts'
 import type { ReleasePointer } from '../../protocol/release/find-release.ts'
+import type { UserSpec } from '../../protocol/core/skiff-core.ts'
+import { messageOf } from '../../protocol/errors.ts'
 import { shape } from '../../protocol/shape.ts'
 import type { EventLog } from '../control/event-log.ts'
 import type { LocalApi } from '../control/local-api.ts'
@@ -10,6 +12,9 @@ import type { ChunkSource } from '../slots/write-release.ts'
 import type { ArtifactStore } from '../store/artifact-store.ts'
 import type { Disk } from '../store/disk.ts'
 import type { ReleaseFetcher } from '../store/release-fetcher.ts'
+import { Accounts } from '../login/accounts.ts'
+import { LoginServer } from '../login/login-server.ts'
+import type { Readiness } from '../login/session.ts'
 import { CoreMemory } from './core-memory.ts'
 import { ImageKeeper } from './image-keeper.ts'
 import { type CoreStatus, Reconciler } from './reconciler.ts'
@@ -24,6 +29,8 @@ export type CoreDeps = {
   /** Where programs of this boot leave things, such as containers' wishes not to be stopped. */
   readonly runDirectory: string
   readonly engineSocket: string
+  /** The login shell of accounts that `users:` asks for; undefined makes no accounts. */
+  readonly loginShell: string | undefined
   readonly running: () => Release | undefined
   readonly pointers: () => readonly ReleasePointer[]
   readonly fetcher: ReleaseFetcher
@@ -34,11 +41,19 @@ export type CoreDeps = {
 
 /** The containers of this device, for the rest of the agent. */
 export type Core = {
-  readonly status: () => CoreStatus
+  readonly status: () => CoreStatus & { readonly users: readonly UserStatus[] }
   readonly routes: LocalApi
   /** Containers that must not be stopped: a reboot stops them too. */
   readonly holds: () => Promise<readonly Hold[]>
   readonly stop: () => Promise<void>
+}
+
+/** An account as `flotilla core status` shows it. */
+export type UserStatus = {
+  readonly name: string
+  readonly container: string
+  /** Why nobody can log in with it; empty when one can. */
+  readonly problem: string
 }
 
 /** Joins the parts that keep containers as `skiff-core.yaml` says, and starts them. */
@@ -55,6 +70,14 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
     onChange: () => reconciler.poke(),
     signal: stop.signal,
   })
+  const logins = new LoginServer({
+    directory: join(deps.runDirectory, 'login'),
+    engineSocket: deps.engineSocket,
+    readiness: (container) => readinessOf(reconciler.status, container),
+    log: deps.log,
+    signal: stop.signal,
+  })
+  const users = await openUsers(deps, logins)
   const reconciler = new Reconciler({
     engineSocket: deps.engineSocket,
     directory,
@@ -65,13 +88,14 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
     lockDirectory,
     dataDirectory: deps.dataDirectory,
     log: deps.log,
-    onFile: async () => {},
+    onFile: ({ core }) => users.follow(core.users),
     signal: stop.signal,
   })
   const ended = reconciler.run()
+  const status = () => ({ ...reconciler.status, users: users.status() })
   return {
-    status: () => reconciler.status,
-    routes: coreRoutes(reconciler, locks),
+    status,
+    routes: { ...coreRoutes(reconciler, locks), 'GET /core': status },
     holds: async () =>
       [...(await reconciler.holds())].map(([name, reason]) => ({
         reason: `container ${name}: ${reason}`,
@@ -80,6 +104,7 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
     stop: async () => {
       stop.abort(new Error('stopping'))
       await ended
+      await logins.stop()
     },
   }
 }
@@ -90,10 +115,47 @@ function releasedFile(release: Release | undefined, persistPath: string): string
   return release && artifact && join(persistPath, placeOf(release.id, artifact).path)
 }
 
+/** Accounts and their sockets, as the file says. What keeps one back keeps no container back. */
+async function openUsers({ persist, dataDirectory, loginShell, log }: CoreDeps, logins: LoginServer) {
+  let told = ''
+  let status: readonly UserStatus[] = []
+  const accounts =
+    loginShell === undefined ? undefined : await Accounts.open(persist, join(dataDirectory, 'home'), loginShell)
+  const problemsOf = async (users: ReadonlyMap<string, UserSpec>): Promise<(name: string) => string> => {
+    if (users.size > 0 && accounts === undefined) return () => 'accounts: false in agent.yaml'
+    if (users.size > 0 && process.getuid?.() !== 0) return () => 'accounts are made by root only'
+    if (accounts === undefined || process.getuid?.() !== 0) return () => ''
+    try {
+      const problems = await accounts.follow(users)
+      await logins.follow(users, (name) => (problems.has(name) ? undefined : accounts.uid(name)))
+      return (name) => problems.get(name) ?? ''
+    } catch (error) {
+      return () => messageOf(error)
+    }
+  }
+  return {
+    status: () => status,
+    follow: async (users: ReadonlyMap<string, UserSpec>) => {
+      const problemOf = await problemsOf(users)
+      status = [...users].map(([name, { container }]) => ({ name, container, problem: problemOf(name) }))
+      const problems = [...new Set(status.map(({ problem }) => problem).filter(Boolean))].join('; ')
+      if (problems !== told && problems !== '') log.add('error', 'users-failed', { error: problems })
+      told = problems
+    },
+  }
+}
+
+/** Whether it is worth to wait for a container, for who wants to log into it. */
+function readinessOf({ problem, code, containers, file }: CoreStatus, name: string): Readiness {
+  const found = containers.find((one) => one.name === name)
+  if (problem !== '') return { willBe: code === 'UNREACHABLE', reason: problem }
+  if (found === undefined) return { willBe: file === '', reason: file === '' ? '' : 'it is not in the file any more' }
+  return { willBe: found.state === 'changing' || found.state === 'waiting', reason: found.reason }
+}
+
 function coreRoutes(reconciler: Reconciler, locks: UpdateLocks): LocalApi {
   const nameIn = (body: unknown) => shape.string(shape.object(body, 'core')['container'], 'core: container', 128)
   return {
-    'GET /core': () => reconciler.status,
     'GET /core/plan': () => reconciler.plan(),
     'POST /core/retry': (body) => reconciler.retry(nameIn(body)),
     'POST /core/adopt': (body) => reconciler.adopt(nameIn(body)),

@@ -5,6 +5,7 @@ import { build, type Plugin } from 'esbuild'
 /** What a device and a workstation run: one file each, no node_modules. */
 const PROGRAMS = {
   'flotilla-agent': 'agent/main.ts',
+  'flotilla-login': 'agent/login/login-shell.ts',
   'directory-loader': 'agent/slots/directory-loader.ts',
   flotilla: 'builder/main.ts',
 } as const
@@ -51,6 +52,7 @@ export async function bundlePrograms(
   }
   return {
     'flotilla-agent': out('flotilla-agent'),
+    'flotilla-login': out('flotilla-login'),
     'directory-loader': out('directory-loader'),
     flotilla: out('flotilla'),
   }

@@ -5,6 +5,7 @@ import { formatRows } from '../../protocol/terminal/print.ts'
 import { benchControl } from './control.ts'
 import { benchDelta } from './delta.ts'
 import { benchGossip } from './gossip.ts'
+import { benchLogin } from './login.ts'
 import { benchPair } from './pair.ts'
 import { benchRest } from './rest.ts'
 import { benchSoak } from './soak.ts'
@@ -28,6 +29,7 @@ const BENCHES = {
   gossip: benchGossip,
   delta: benchDelta,
   rest: benchRest,
+  login: benchLogin,
   swap: benchSwap,
   soak: benchSoak,
 } as const

@@ -103,10 +103,13 @@ const PACKAGES = {
     xdelta3: 'xdelta3',
     zstd: 'zstd',
     sshd: 'openssh-server',
+    dockerd: 'docker.io',
+    docker: 'docker.io',
+    '/bin/busybox': 'busybox-static',
     ping: 'iputils-ping',
   },
 }
-for (const same of ['test:machine', 'start:machines']) PACKAGES[same] = PACKAGES.test
+for (const same of ['test:machine', 'start:machines', 'start:containers']) PACKAGES[same] = PACKAGES.test
 
 const [task = 'start', ...args] = process.argv.slice(2)
 process.chdir(root)
@@ -117,6 +120,7 @@ if (task in PACKAGES) installPackages(PACKAGES[task])
 const entry = {
   start: ['test/fleet/start.ts'],
   'start:machines': ['test/machine/start.ts'],
+  'start:containers': ['test/login/start.ts'],
   test: ['test/setup/test.ts'],
   check: ['test/setup/check.ts'],
   bench: ['test/bench/bench.ts'],

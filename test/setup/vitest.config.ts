@@ -50,7 +50,7 @@ export default defineConfig({
       {
         test: {
           name: 'fleet',
-          include: ['core', 'hostile', 'fleet'].map((room) => `test/${room}/**/*.test.ts`),
+          include: ['core', 'login', 'hostile', 'fleet'].map((room) => `test/${room}/**/*.test.ts`),
           ...PATIENT,
           maxWorkers: 3,
         },

@@ -18,6 +18,10 @@ define FLOTILLA_AGENT_INSTALL_TARGET_CMDS
 		$(TARGET_DIR)/usr/lib/flotilla/flotilla-agent.mjs
 	$(INSTALL) -D -m 0755 $(FLOTILLA_AGENT_PKGDIR)/flotilla \
 		$(TARGET_DIR)/usr/bin/flotilla
+	$(INSTALL) -D -m 0644 $(@D)/flotilla-login.mjs \
+		$(TARGET_DIR)/usr/lib/flotilla/flotilla-login.mjs
+	$(INSTALL) -D -m 0755 $(FLOTILLA_AGENT_PKGDIR)/flotilla-shell \
+		$(TARGET_DIR)/usr/bin/flotilla-shell
 	mkdir -p $(TARGET_DIR)/etc/flotilla/health/required.d \
 		$(TARGET_DIR)/etc/flotilla/health/wanted.d
 endef
