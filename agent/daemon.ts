@@ -233,6 +233,7 @@ export class Agent {
       engineSocket: this.#config.engineSocket,
       loginShell: this.#config.accounts ? this.#config.loginShell : undefined,
       running: () => updater.running,
+      releasesInSlots: () => updater.releasesInSlots(),
       pointers: () => listReleases(trust.set, DEVICE_RULES),
       fetcher,
       store,

@@ -6,11 +6,12 @@ import type { FailedDefinition } from './plan-core.ts'
 const MAX_BYTES = 262_144
 const MAX_ENTRIES = 1_000
 
-/** What Docker cannot remember for us: containers that were taken over, and replacements that did not come up. */
+/** What Docker cannot remember for us: containers that were taken over, replacements that did not come up, images that releases brought. */
 export class CoreMemory {
   readonly #file: GenerationFile
   readonly adopted = new Map<string, string>()
   readonly failed = new Map<string, FailedDefinition>()
+  readonly loaded = new Set<string>()
 
   private constructor(file: GenerationFile) {
     this.#file = file
@@ -32,6 +33,8 @@ export class CoreMemory {
         reason: text(entry['reason'], 'failed.reason'),
       })
     }
+    for (const digest of shape.array(json['loaded'] ?? [], 'core/memory: loaded', MAX_ENTRIES))
+      memory.loaded.add(text(digest, 'loaded'))
     return memory
   }
 
@@ -41,6 +44,10 @@ export class CoreMemory {
     const failed = Object.fromEntries(
       [...this.failed].map(([name, entry]) => [name, { ...entry, reason: entry.reason.slice(0, 1_000) }]),
     )
-    await this.#file.write(Buffer.from(JSON.stringify({ adopted: newest(this.adopted), failed })))
+    await this.#file.write(
+      Buffer.from(
+        JSON.stringify({ adopted: newest(this.adopted), failed, loaded: [...this.loaded].slice(-MAX_ENTRIES) }),
+      ),
+    )
   }
 }

@@ -137,7 +137,7 @@ export class Engine {
   /** Fine when it is gone; `false` when something uses it. */
   async removeImage(id: string): Promise<boolean> {
     try {
-      await orMissing(`remove image ${id}`, () => this.#docker.getImage(id).remove(patient()))
+      await orMissing(`remove image ${id}`, () => this.#docker.getImage(id).remove({ force: false, ...patient() }))
       return true
     } catch (error) {
       if (error instanceof FlotillaError && error.code === 'BUSY') return false

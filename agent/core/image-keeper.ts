@@ -17,6 +17,8 @@ export type ImageKeeperDeps = {
   /** For build contexts; on persist. */
   readonly workDirectory: string
   readonly log: EventLog
+  /** Digests of images that releases brought: they go when no release on this device has them any more. */
+  readonly remember: (digest: string) => Promise<void>
   /** An image came, or one could not be had. */
   readonly onChange: () => void
   readonly signal: AbortSignal
@@ -79,7 +81,10 @@ export class ImageKeeper {
     const here = released === undefined ? await engine.image(name) : undefined
     const isAsked = job?.key === key && job.state === 'done'
     // A tag that somebody moved on this device counts, as it does for Docker.
-    if (here !== undefined && (spec?.pullPolicy !== 'always' || isAsked)) return { id: here.id }
+    if (here !== undefined && (spec?.pullPolicy !== 'always' || isAsked))
+      return runsHere(engine.architecture, here.architecture)
+        ? { id: here.id }
+        : { waiting: wrongArchitecture(name, here.architecture, engine).message }
     if (job?.key === key && job.state === 'getting') return { waiting: job.progress }
     if (job?.key === key && job.state === 'failed' && performance.now() < job.retryMs) return { waiting: job.reason }
     const next: Job = {
@@ -189,6 +194,7 @@ export class ImageKeeper {
         `load image ${image.name}: the archive does not contain ${image.digest}, which the release names`,
       )
     await engine.tag(there.id, image.name)
+    await this.#deps.remember(there.id)
     return there.id
   }
 }

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { placeOf } from '../../protocol/boot/slot-layout.ts'
-import type { Release } from '../../protocol/release/description.ts'
+import type { ContainerImage, Release, ReleaseDescription } from '../../protocol/release/description.ts'
 import type { ReleasePointer } from '../../protocol/release/find-release.ts'
 import type { UserSpec } from '../../protocol/core/skiff-core.ts'
 import { messageOf } from '../../protocol/errors.ts'
@@ -32,6 +32,7 @@ export type CoreDeps = {
   /** The login shell of accounts that `users:` asks for; undefined makes no accounts. */
   readonly loginShell: string | undefined
   readonly running: () => Release | undefined
+  readonly releasesInSlots: () => Promise<readonly Release[]>
   readonly pointers: () => readonly ReleasePointer[]
   readonly fetcher: ReleaseFetcher
   readonly store: ArtifactStore
@@ -62,7 +63,12 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
   const lockDirectory = join(deps.runDirectory, 'locks')
   const locks = new UpdateLocks(lockDirectory)
   const directory = join(deps.dataDirectory, 'core')
+  const memory = await CoreMemory.open(deps.persist)
   const images: ImageKeeper = new ImageKeeper({
+    remember: async (digest) => {
+      memory.loaded.add(digest)
+      await memory.save()
+    },
     signed: new SignedImages(deps),
     persistPath: deps.persistPath,
     workDirectory: join(directory, 'tmp'),
@@ -83,7 +89,11 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
     directory,
     released: () => releasedFile(deps.running(), deps.persistPath),
     images,
-    memory: await CoreMemory.open(deps.persist),
+    memory,
+    imagesInSlots: async () =>
+      new Set(
+        (await deps.releasesInSlots()).flatMap(({ description }) => imagesOf(description).map(({ digest }) => digest)),
+      ),
     locks,
     lockDirectory,
     dataDirectory: deps.dataDirectory,
@@ -107,6 +117,10 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
       await logins.stop()
     },
   }
+}
+
+function imagesOf({ artifacts }: ReleaseDescription): readonly ContainerImage[] {
+  return artifacts.flatMap(({ image }) => image ?? [])
 }
 
 /** Where the release's file lies, undefined when it brings none. */

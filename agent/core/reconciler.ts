@@ -18,6 +18,8 @@ export type ReconcilerDeps = {
   /** The release's `skiff-core.yaml` on persist, undefined when it has none. */
   readonly released: () => string | undefined
   readonly images: ImageKeeper
+  /** Digests of the images of every release in a slot: a device that goes back needs them again. */
+  readonly imagesInSlots: () => Promise<ReadonlySet<string>>
   readonly memory: CoreMemory
   readonly locks: UpdateLocks
   readonly lockDirectory: string
@@ -161,7 +163,7 @@ export class Reconciler {
       this.#status = describe(file, plans, facts.containers, this.#retries)
       for (const warning of file.warnings) this.#tell(warning, () => log.add('warn', 'core-warning', { warning }))
       const due = plans.filter(({ name }) => performance.now() >= (this.#retries.get(name)?.untilMs ?? 0))
-      if (due.every(({ steps }) => steps.length === 0)) return this.#forgetRemoved(facts.containers)
+      if (due.every(({ steps }) => steps.length === 0)) return this.#collectGarbage(engine, facts)
       const outcomes = await executeCore(due, {
         engine,
         target: file.core,
@@ -205,13 +207,23 @@ export class Reconciler {
     this.#retries.set(name, { failures, untilMs: performance.now() + delayMs, code, reason })
   }
 
-  /** A container that is gone needs no memory. */
-  async #forgetRemoved(containers: readonly FoundContainer[]): Promise<void> {
-    const { adopted } = this.#deps.memory
+  /** Containers that are gone need no memory, and images of releases that are gone no room. One that something uses stays. */
+  async #collectGarbage(engine: Engine, { containers, images }: CoreFacts): Promise<void> {
+    const { memory, imagesInSlots, log } = this.#deps
     const there = new Set(containers.map(({ id }) => id))
-    const gone = [...adopted.keys()].filter((id) => !there.has(id))
-    for (const id of gone) adopted.delete(id)
-    if (gone.length > 0) await this.#deps.memory.save()
+    const gone = [...memory.adopted.keys()].filter((id) => !there.has(id))
+    for (const id of gone) memory.adopted.delete(id)
+    const used = new Set([...images.values()].map((fact) => ('id' in fact ? fact.id : '')))
+    for (const { imageId } of containers) used.add(imageId)
+    const spare = [...memory.loaded].filter((digest) => !used.has(digest))
+    const kept = spare.length === 0 ? new Set<string>() : await imagesInSlots()
+    const unneeded = spare.filter((digest) => !kept.has(digest))
+    for (const digest of unneeded) {
+      if (!(await engine.removeImage(digest))) continue
+      memory.loaded.delete(digest)
+      log.add('info', 'image-removed', { image: digest })
+    }
+    if (gone.length > 0 || unneeded.length > 0) await memory.save()
   }
 
   async #observe(engine: Engine, { core }: CoreFile): Promise<CoreFacts> {

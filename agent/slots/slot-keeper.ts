@@ -1,4 +1,4 @@
-import { SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
+import { ARTIFACTS_DIRECTORY as ARTIFACTS, SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
 import { parseRelease, type Release, shortId } from '../../protocol/release/description.ts'
 import type { EventLog } from '../control/event-log.ts'
 import type { ArtifactStore } from '../store/artifact-store.ts'
@@ -10,6 +10,9 @@ import { readSlots } from './write-release.ts'
 
 export type SlotKeeperDeps = {
   readonly boot: Disk
+  readonly persist: Disk
+  /** The description of a release that is being fetched; undefined while it is not here. */
+  readonly describe: (id: string) => Promise<Release | undefined>
   readonly store: ArtifactStore
   readonly control: BootControl
   readonly log: EventLog
@@ -63,5 +66,31 @@ export class SlotKeeper {
       await boot.flushDirectory(SLOTS_DIRECTORY)
       log.add('info', 'slot-removed', { slot })
     }
+    await this.#collectArtifacts(state)
+  }
+
+  /** What lies on persist for releases that no slot has any more: container images and `skiff-core.yaml`. */
+  async #collectArtifacts(state: UpdateState): Promise<void> {
+    const { persist, store, log, onForgotten, describe } = this.#deps
+    const names = await persist.list(ARTIFACTS)
+    if (names.length === 0) return
+    const target = state.target === undefined ? undefined : await describe(state.target.id)
+    // What is being fetched is not known by its description yet: nothing is a leftover for certain.
+    if (state.target !== undefined && target === undefined) return
+    const slots = await this.slots(state)
+    if (slots.some(({ release }) => release === undefined)) return // nobody knows what that one needs
+    const releases = [...slots.map(({ release }) => release), target].filter((release) => release !== undefined)
+    const needed = new Set(releases.flatMap(({ description }) => description.artifacts.map(({ sha256 }) => sha256)))
+    for (const name of names) {
+      if (needed.has(name)) continue
+      const path = `${ARTIFACTS}/${name}`
+      for (const file of store.filesAt(path)) {
+        await store.drop(file)
+        if (store.files(file.index.id).length === 0) onForgotten(file.index.id)
+      }
+      await persist.remove(path)
+      log.add('info', 'artifact-removed', { artifact: name })
+    }
+    await persist.flushDirectory(ARTIFACTS)
   }
 }

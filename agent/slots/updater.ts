@@ -88,7 +88,11 @@ export class Updater {
 
   private constructor(deps: UpdaterDeps, state: UpdateState, before: Baseline) {
     this.#deps = deps
-    this.#slots = new SlotKeeper({ ...deps, keepReleases: deps.device.keepReleases })
+    this.#slots = new SlotKeeper({
+      ...deps,
+      keepReleases: deps.device.keepReleases,
+      describe: (id) => deps.fetcher.description(pointerTo(id)),
+    })
     this.#signed = new SignedReleases(deps.trusted, deps.device.board, deps.device.channel)
     this.#state = state
     this.#before = before
@@ -105,6 +109,11 @@ export class Updater {
 
   get state(): UpdateState {
     return this.#state
+  }
+
+  /** Every release that stands in a slot and can be read. */
+  async releasesInSlots(): Promise<readonly Release[]> {
+    return (await this.#slots.slots(this.#state)).flatMap(({ release }) => release ?? [])
   }
 
   /** Why a written release is not booted yet; empty when nothing waits. */

@@ -155,6 +155,11 @@ export class ArtifactStore implements ChunkStore {
     return this.#files.get(file.index.id)?.find((other) => other === file)
   }
 
+  /** The files on persist that lie at a path. */
+  filesAt(path: string): readonly HeldFile[] {
+    return [...this.#files.values()].flat().filter((file) => file.disk === this.#persist && file.path === path)
+  }
+
   files(artifact: string): readonly HeldFile[] {
     return this.#files.get(artifact) ?? []
   }

@@ -3,6 +3,9 @@ import { type Artifact, shortId } from '../release/description.ts'
 /** Where slots lie in a boot area. */
 export const SLOTS_DIRECTORY = 'releases'
 
+/** Where what the loader does not need lies on persist, by content. */
+export const ARTIFACTS_DIRECTORY = 'artifacts'
+
 /** A marker in the slot of every release that was proven: what boots when both records are lost. */
 export const PROVEN_MARKER = 'proven'
 
@@ -12,7 +15,7 @@ export type Place = { readonly area: 'boot' | 'persist'; readonly path: string }
 /** Where an artifact of a release goes. Pure. */
 export function placeOf(releaseId: string, artifact: Artifact): Place {
   return artifact.kind === 'container-image' || artifact.kind === 'skiff-core'
-    ? { area: 'persist', path: `artifacts/${artifact.sha256}` }
+    ? { area: 'persist', path: `${ARTIFACTS_DIRECTORY}/${artifact.sha256}` }
     : { area: 'boot', path: `${SLOTS_DIRECTORY}/${shortId(releaseId)}/${artifact.name}` }
 }
 

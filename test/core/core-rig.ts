@@ -63,6 +63,7 @@ export class CoreRig {
     const log = new EventLog(join(this.persist, 'log'), () => {})
     const images: ImageKeeper = new ImageKeeper({
       signed: NO_RELEASE as SignedImages,
+      remember: async () => {},
       persistPath: this.persist,
       workDirectory: join(this.data, 'core/tmp'),
       log,
@@ -74,6 +75,7 @@ export class CoreRig {
       directory: join(this.data, 'core'),
       released: () => undefined,
       images,
+      imagesInSlots: async () => new Set<string>(),
       memory: await CoreMemory.open(new NodeDisk(this.persist)),
       locks: this.locks,
       lockDirectory: this.lockDirectory,

@@ -125,7 +125,11 @@ export class EngineRig {
       stdio: ['ignore', 'pipe', 'inherit'],
     })
     const [repo, tag] = name.split(':')
-    const stream = await this.docker.importImage(tar.stdout, { repo, tag, changes: [...changes] })
+    const stream = await this.docker.importImage(tar.stdout, {
+      repo,
+      tag,
+      changes: [...changes],
+    })
     const answer: { status?: string; error?: string }[] = await new Promise((resolve, reject) => {
       this.docker.modem.followProgress(stream, (error: unknown, found: { status?: string }[]) =>
         error === null ? resolve(found) : reject(error),

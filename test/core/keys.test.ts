@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { stringify } from 'yaml'
 import type { ContainerInspectInfo } from 'dockerode'
-import { createOptions } from '../../agent/core/create-options.ts'
+import { createOptions, definitionOf } from '../../agent/core/create-options.ts'
 import { Engine } from '../../agent/core/engine.ts'
 import { parseSkiffCore } from '../../protocol/core/skiff-core.ts'
 import { EngineRig } from './engine-rig.ts'
@@ -107,6 +107,10 @@ describe('the keys of a container', () => {
     const text = stringify({ containers: { probe: { image: 'bb:1', entrypoint: ['/bin/true'], [key]: value } } })
     const spec = parseSkiffCore(text, 'skiff-core.yaml').core.containers.get('probe')
     if (spec === undefined) throw new Error('no container')
+    const without = parseSkiffCore('containers: {probe: {image: "bb:1", entrypoint: [/bin/true]}}', 'f')
+    const plain = without.core.containers.get('probe')
+    // A change of this key alone has the container made anew.
+    expect(definitionOf(spec)).not.toBe(plain && definitionOf(plain))
     await engine.remove('probe')
     await engine.create(
       'probe',

@@ -1,4 +1,4 @@
-import { cpSync, mkdirSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -56,17 +56,23 @@ describe('images without a network', () => {
     throw new Error(`${name}: ${JSON.stringify(status)}\n${fleet.logTail(name)}`)
   }
 
-  it('come with the release, and from a peer that has them for another board, and run', async () => {
-    const waiting = await coreOf('second')
-    expect(waiting.containers[0]).toMatchObject({ state: 'waiting', docker: 'absent' })
+  /** A release with the image as the workstation has it now. @returns what `containers add` said */
+  async function publish(version: string): Promise<string> {
     const made = join(fleet.directory, 'made')
-    cpSync(images.r1, made, { recursive: true })
+    if (!existsSync(made)) cpSync(images.r1, made, { recursive: true })
     writeFileSync(join(made, 'skiff-core.yaml'), CORE)
     process.env['DOCKER_HOST'] = `unix://${workstation.socket}`
     const { stdout } = await fleet.flotilla(['containers', 'add', 'nav:1', '--images', made])
     delete process.env['DOCKER_HOST']
+    await fleet.release('pi-4', version, made)
+    return stdout
+  }
+
+  it('come with the release, and from a peer that has them for another board, and run', async () => {
+    const waiting = await coreOf('second')
+    expect(waiting.containers[0]).toMatchObject({ state: 'waiting', docker: 'absent' })
+    const stdout = await publish('2')
     expect(stdout).toMatch(/^nav:1 for amd64, .* a device fetches/)
-    await fleet.release('pi-4', '2', made)
     await fleet.flotilla(['seed', 'first', 'pi-4@2', '--timeout', '120'])
     await fleet.untilRunning('first', '2')
     await untilRuns('first')
@@ -79,5 +85,24 @@ describe('images without a network', () => {
     const told = (await fleet.events('second')).find(({ event }) => event === 'image')
     expect(told?.fields).toMatchObject({ image: 'nav:1', from: 'peers' })
     expect((await fleet.status('second')).running?.version).toBe('1')
+  })
+
+  it('change with the release, and go when no release on the device has them any more', async () => {
+    const before = (await workstation.docker.getImage('nav:1').inspect()).Id
+    for (const version of ['3', '4']) {
+      await workstation.busybox('nav:1', { 'etc/nav': version })
+      await publish(version)
+      await fleet.flotilla(['seed', 'first', `pi-4@${version}`, '--until', 'first', '--timeout', '120'])
+      await fleet.untilRunning('first', version)
+      await untilRuns('first')
+      const { Id } = await workstation.docker.getImage('nav:1').inspect()
+      expect((await engines.first.docker.getContainer('nav').inspect()).Image).toBe(Id)
+    }
+    // Release 3 is what the device may go back to; release 2 is gone, with its archive and its image.
+    const kept = async () => (await engines.first.docker.listImages({ all: true })).map(({ Id }) => Id)
+    for (let n = 0; n < 300 && (await kept()).includes(before); n += 1) await pause(100)
+    expect(await kept()).toHaveLength(2)
+    const archives = readdirSync(join(fleet.device('first').directory, 'persist/artifacts'))
+    expect(archives).toHaveLength(3) // two images and the one skiff-core.yaml
   })
 })

@@ -34,6 +34,7 @@ const core = await openCore({
   engineSocket,
   loginShell,
   running: () => undefined,
+  releasesInSlots: async () => [],
   pointers: () => [],
   fetcher: new ReleaseFetcher(blobs, async () => undefined),
   store: new ArtifactStore(persist, (sha256) => blobs.read(sha256)),

@@ -54,6 +54,8 @@ const PACKAGES = {
     sshd: 'openssh-server',
     sftp: 'openssh-client',
     git: 'git',
+    'docker-registry': 'docker-registry',
+    htpasswd: 'apache2-utils',
     ...MACHINES,
   },
   'test:kernels': {

@@ -31,9 +31,9 @@ if (isWhole) {
   vitest('whole', process.execPath, filters)
 } else {
   vitest('unit', process.execPath, filters)
-  // What boards with 32 bits run; simulations and fault schedules decide nothing by the version of Node.
+  // What boards with 32 bits run; the builder runs on a workstation, and simulations decide nothing by the version of Node.
   const node22 = process.env['FLOTILLA_NODE_22'] ?? ''
-  if (filters.length === 0) vitest('unit', node22, ['agent/', 'builder/', 'protocol/'])
+  if (filters.length === 0) vitest('unit', node22, ['agent/', 'protocol/'])
   for (const project of ['machine', 'fleet']) vitest(project, process.execPath, filters)
 }
 for (const failure of failures) process.stdout.write(`\nFAILED ${failure}\n`)
