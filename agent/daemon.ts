@@ -205,7 +205,10 @@ export class Agent {
         this.#persist,
       ),
       baseline: () => this.#baseline(node),
-      check: (before) => this.#check(before, node),
+      check: (before) => {
+        const containers = before.containers.filter((name) => !core.isUnwanted(name))
+        return this.#check({ ...before, containers }, node)
+      },
       onProven: async () => void (await endTrialGuard()),
       onReboot: (why) => {
         this.#log.add('info', 'reboot', { reason: why })

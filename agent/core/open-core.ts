@@ -46,6 +46,8 @@ export type Core = {
   readonly routes: LocalApi
   /** Containers that must not be stopped: a reboot stops them too. */
   readonly holds: () => Promise<readonly Hold[]>
+  /** Whether a container that ran before the update does not on purpose. */
+  readonly isUnwanted: (name: string) => boolean
   readonly stop: () => Promise<void>
 }
 
@@ -111,6 +113,7 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
         reason: `container ${name}: ${reason}`,
         untilMs: Infinity,
       })),
+    isUnwanted: (name) => reconciler.isUnwanted(name),
     stop: async () => {
       stop.abort(new Error('stopping'))
       await ended

@@ -72,6 +72,8 @@ export class Reconciler {
   #isDirty = false
   #status: CoreStatus = { file: '', warnings: [], problem: '', code: '', containers: [] }
   #names: readonly string[] = []
+  /** What was seen last: names that Docker has, and whether what leaves the file is removed. */
+  #seen: { readonly present: ReadonlySet<string>; readonly prunes: boolean } = { present: new Set(), prunes: false }
   #told = ''
 
   constructor(deps: ReconcilerDeps) {
@@ -85,6 +87,13 @@ export class Reconciler {
   /** Why containers must not be stopped now, with their names: a reboot stops them too. */
   async holds(): Promise<ReadonlyMap<string, string>> {
     return this.#deps.locks.holds(this.#names)
+  }
+
+  /** Whether a container that ran before does not on purpose: it left the file, and was stopped or removed for that. */
+  isUnwanted(name: string): boolean {
+    const found = this.#status.containers.find((one) => one.name === name)
+    if (found !== undefined) return found.state === 'left-over'
+    return this.#seen.prunes && !this.#seen.present.has(name)
   }
 
   /** Something may have changed. */
@@ -160,6 +169,7 @@ export class Reconciler {
       const engine = await this.#openEngine()
       const facts = await this.#observe(engine, file)
       const plans = planCore(facts)
+      this.#seen = { present: new Set(facts.containers.map(({ name }) => name)), prunes: file.core.prune }
       this.#status = describe(file, plans, facts.containers, this.#retries)
       for (const warning of file.warnings) this.#tell(warning, () => log.add('warn', 'core-warning', { warning }))
       const due = plans.filter(({ name }) => performance.now() >= (this.#retries.get(name)?.untilMs ?? 0))

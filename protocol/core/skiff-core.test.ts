@@ -250,4 +250,62 @@ images:
       { numRuns: 2_000 },
     )
   })
+
+  /** The shapes that SkiffOS's own layers have (facts/skiffos.md 5.5), written afresh. */
+  const system = (shell: string, more = '') => `containers:
+  core:
+    image: skiffos/skiff-core-x:latest
+    entrypoint: ["/lib/systemd/systemd"]
+    env: ["container=docker"]
+    tty: true
+    disableInit: true
+    stopSignal: RTMIN+3
+    privileged: true
+    capAdd: [ALL]
+    hostIPC: true
+    hostUTS: true
+    hostNetwork: true
+    securityOpt: ["seccomp=unconfined"]
+    tmpFs: {/run: "rw,noexec", /run/lock: ""}
+    restartPolicy: "always"
+    startAfterCreate: true
+    mounts: ["/dev:/dev", "/etc/hostname:/etc/hostname:ro", "/mnt/persist/skiff/core/repos/x/log:/var/log"]
+${more}users:
+  core:
+    container: core
+    containerUser: core
+    containerShell: [${shell}]
+    auth: {copyRootKeys: true, allowEmptyPassword: true, locked: false}
+images:
+  skiffos/skiff-core-x:latest:
+    pull: {policy: ifnotexists, registry: quay.io}
+    build: {source: /opt/skiff/coreenv/x, buildArgs: {DISTRO: sid}, preserveIntermediate: true, squash: false}
+`
+  it.each([
+    ['debian', system('/bin/bash'), 0],
+    ['ubuntu, with name servers', system('/bin/bash', '    dns: [1.1.1.1, 8.8.8.8]\n'), 0],
+    ['a voxl, which has a key twice', system('/bin/bash', '    entrypoint: ["/lib/systemd/systemd"]\n'), 1],
+    [
+      'gentoo',
+      system('/bin/bash').replace('containerUser: core', 'containerUser: core\n    createContainerUser: true'),
+      0,
+    ],
+    ['alpine, build only', system('/bin/sh').replace(/ {4}pull: .*\n/, ''), 0],
+    ['nixos', system('/run/current-system/sw/bin/bash').replace('"/lib/systemd/systemd"', '/init'), 0],
+    [
+      'an application',
+      'containers:\n  jellyfin:\n    image: jellyfin/jellyfin:latest\n    mounts: ["/mnt/persist/media:/media"]\n    restartPolicy: unless-stopped\nusers: {core: {container: jellyfin, containerUser: root}}\n',
+      0,
+    ],
+    [
+      'two accounts of one container',
+      `${system('/bin/bash').split('images:')[0]}  cfs: {container: core, containerUser: cfs, containerShell: /bin/bash}\nimages: {}\n`,
+      0,
+    ],
+  ])("reads what SkiffOS's layers bring: %s", (_, text, warnings) => {
+    const found = parse(text, { lenient: true })
+    expect(found.warnings).toHaveLength(warnings)
+    expect(found.core.containers.size).toBe(1)
+    expect([...found.core.users.values()].every(({ container: name }) => found.core.containers.has(name))).toBe(true)
+  })
 })

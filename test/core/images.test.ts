@@ -7,6 +7,7 @@ import { gzipSync, zstdCompressSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import {
   addImage,
+  buildInEngine,
   listImages,
   removeImage,
   saveFromEngine,
@@ -109,6 +110,19 @@ describe('container images for a release', () => {
     const added = await addImage(images, async () => createReadStream(archive), undefined)
     expect(added).toMatchObject({ name: 'robots/nav:1', digest: (await rig.docker.getImage('nav:1').inspect()).Id })
     removeImage(images, 'robots/nav')
+  })
+
+  it('are built from a recipe with arguments; a build that fails says its last words', async () => {
+    const recipe = join(rig.directory, 'recipe')
+    mkdirSync(recipe)
+    writeFileSync(join(recipe, 'Dockerfile'), 'ARG BASE=none\nFROM ${BASE}\nRUN echo recipe > /etc/from\n')
+    const lines: string[] = []
+    await buildInEngine(recipe, 'made:1', { BASE: 'base:1' }, (line) => lines.push(line))
+    expect(lines.join('\n')).toContain('RUN echo recipe')
+    expect(await addImage(images, () => saveFromEngine('made:1'), 'made:1')).toMatchObject({ name: 'made:1' })
+    removeImage(images, 'made:1')
+    await expect(buildInEngine(recipe, 'made:2', {}, () => {})).rejects.toMatchObject({ code: 'BUILD_FAILED' })
+    await expect(buildInEngine(images, 'made:3', {}, () => {})).rejects.toThrow(/has no Dockerfile/)
   })
 
   it('are made of a container as it is now, without its volumes', async () => {

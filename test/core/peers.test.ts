@@ -1,6 +1,8 @@
+import { execFile } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { CoreStatus } from '../../agent/core/reconciler.ts'
 import { imageSet } from '../fleet/build-images.ts'
@@ -85,6 +87,22 @@ describe('images without a network', () => {
     const told = (await fleet.events('second')).find(({ event }) => event === 'image')
     expect(told?.fields).toMatchObject({ image: 'nav:1', from: 'peers' })
     expect((await fleet.status('second')).running?.version).toBe('1')
+  })
+
+  it('are shown by `flotilla core status` and `plan`, which does nothing', async () => {
+    const core = async (command: string, ...rest: string[]) => {
+      const socket = join(fleet.device('second').directory, 'run/agent.sock')
+      const args = [join(import.meta.dirname, '../../agent/main.ts'), 'core', command, '--socket', socket, ...rest]
+      return (await promisify(execFile)(process.execPath, args)).stdout
+    }
+    expect(await core('status')).toMatch(/^CONTAINER +STATE +DOCKER +IMAGE +NOTE\nnav +as-wanted +running +nav:1\n$/)
+    await core('hold', 'nav', 'busy')
+    const file = join(fleet.device('second').directory, 'skiff/core/skiff-core.yaml')
+    writeFileSync(file, CORE.replace('startAfterCreate', 'tty: true\n    startAfterCreate'))
+    expect(await core('plan')).toMatch(/nav +held +running +nav:1 +its definition changed; held: busy/)
+    await core('hold', 'nav', '--release')
+    await untilRuns('second')
+    expect(JSON.parse(await core('plan', '--json'))).toMatchObject({ containers: [{ name: 'nav', steps: [] }] })
   })
 
   it('change with the release, and go when no release on the device has them any more', async () => {

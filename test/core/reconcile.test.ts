@@ -143,8 +143,11 @@ describe('containers on a real Docker Engine', () => {
       'dd',
       ({ state, docker, steps }) => state === 'left-over' && docker === 'exited' && steps.length === 0,
     )
+    expect(['cc', 'dd', 'foreign'].map((name) => rig.reconciler.isUnwanted(name))).toEqual([false, true, false])
     write({ cc: SLEEP }, { prune: true })
     await rig.until('cc', () => rig.container('dd') === undefined)
+    // A release without it is not judged bad for that.
+    expect(['cc', 'dd', 'foreign'].map((name) => rig.reconciler.isUnwanted(name))).toEqual([false, true, false])
     expect((await rig.all()).map(({ name, state }) => `${name} ${state}`).sort()).toEqual([
       'cc running',
       'foreign running',
