@@ -1,4 +1,5 @@
-import { readFile, stat } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { open } from 'node:fs/promises'
 
 /** A wish not to be rebooted now. */
 export type Hold = { readonly reason: string; readonly untilMs: number }
@@ -46,18 +47,33 @@ export function parseWindow(text: string): MaintenanceWindow | undefined {
   return { fromMinute: fromHour * 60 + fromMinute, toMinute: toHour * 60 + toMinute }
 }
 
+const MAX_HOLD_BYTES = 1_000
+
 /**
  * Reads the hold file: while it exists the device is not rebooted. Its first line is the reason; a second line
  * `seconds: N` makes it expire N seconds after the file was written.
+ * @param byStranger - a container wrote it: a link out of it, a pipe that blocks, or a device is no hold
  */
-export async function readHoldFile(path: string, wallMs: number, nowMs: number): Promise<Hold | undefined> {
+export async function readHoldFile(
+  path: string,
+  wallMs: number,
+  nowMs: number,
+  byStranger = false,
+): Promise<Hold | undefined> {
+  const { O_RDONLY, O_NONBLOCK, O_NOFOLLOW } = constants
+  const file = await open(path, O_RDONLY | O_NONBLOCK | (byStranger ? O_NOFOLLOW : 0)).catch(() => undefined)
+  if (file === undefined) return undefined // no file, no hold
   try {
-    const [text, info] = await Promise.all([readFile(path, 'utf8'), stat(path)])
-    const [reason = '', second = ''] = text.slice(0, 1_000).split('\n')
+    const info = await file.stat()
+    if (!info.isFile()) return undefined
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(MAX_HOLD_BYTES), 0, MAX_HOLD_BYTES, 0)
+    const [reason = '', second = ''] = buffer.toString('utf8', 0, bytesRead).split('\n')
     const seconds = Number(/^seconds:\s*(\d{1,9})$/.exec(second.trim())?.[1] ?? Number.NaN)
     const left = Number.isNaN(seconds) ? Infinity : info.mtimeMs + seconds * 1_000 - wallMs
     return { reason: reason.trim().slice(0, 200) || 'held by file', untilMs: nowMs + left }
   } catch {
-    return undefined // no file, no hold
+    return undefined // it went away meanwhile
+  } finally {
+    await file.close()
   }
 }

@@ -163,7 +163,8 @@ export class Engine {
       done += part.length
       onProgress(`loading: ${Math.floor((done * 100) / Math.max(1, size))} %`)
     })
-    await this.#follow(`load ${path}`, this.#docker.loadImage(file, { quiet: false }), () => {})
+    const options = { quiet: false, abortSignal: failureOf(file) }
+    await this.#follow(`load ${path}`, this.#docker.loadImage(file, options), () => {})
   }
 
   async tag(id: string, name: string): Promise<void> {
@@ -192,6 +193,7 @@ export class Engine {
       buildargs: { ...options.buildArgs },
       rm: true,
       forcerm: true,
+      abortSignal: failureOf(context),
     })
     await this.#follow(`build ${name}`, building, onProgress)
   }
@@ -257,6 +259,13 @@ function withLines(what: string, error: unknown, lines: readonly string[]): unkn
 
 function quick() {
   return { abortSignal: AbortSignal.timeout(QUICK_MS) }
+}
+
+/** Aborts when a stream that is sent cannot be read any more: the engine would wait for the rest for ever. */
+function failureOf(stream: NodeJS.ReadableStream): AbortSignal {
+  const failed = new AbortController()
+  stream.on('error', (error) => failed.abort(error))
+  return failed.signal
 }
 
 /** For calls that take no signal. */

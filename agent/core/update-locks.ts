@@ -27,7 +27,7 @@ export class UpdateLocks {
   async holds(containers: Iterable<string>): Promise<ReadonlyMap<string, string>> {
     const found = new Map<string, string>()
     for (const name of containers) {
-      const file = await readHoldFile(join(this.#directory, name, 'hold'), Date.now(), performance.now())
+      const file = await readHoldFile(join(this.#directory, name, 'hold'), Date.now(), performance.now(), true)
       const said = this.#wishes.get(name)?.current(performance.now()) ?? []
       const hold = [...(file === undefined ? [] : [file]), ...said].find(({ untilMs }) => untilMs > performance.now())
       if (hold !== undefined) found.set(name, hold.reason)

@@ -54,8 +54,8 @@ export class Accounts {
    * @throws FlotillaError LIMIT, DISK_FAILED
    */
   async follow(users: ReadonlyMap<string, UserSpec>): Promise<ReadonlyMap<string, string>> {
-    await this.#giveUids([...users.keys()])
     const files = await readFiles()
+    await this.#giveUids([...users.keys()], files.passwd)
     const accounts = [...users].map(
       ([name, user]): Account => ({
         name,
@@ -81,8 +81,10 @@ export class Accounts {
     return problems
   }
 
-  async #giveUids(names: readonly string[]): Promise<void> {
+  /** Numbers of the host's own accounts are not given again. */
+  async #giveUids(names: readonly string[], passwd: string): Promise<void> {
     const used = new Set(this.#uids.values())
+    for (const line of passwd.split('\n')) used.add(Number(line.split(':')[2]))
     const fresh = names.filter((name) => !this.#uids.has(name))
     for (const name of fresh) {
       let uid = FIRST_UID

@@ -340,6 +340,7 @@ export class Session {
   }
 
   #holdBack(input: Duplex): void {
+    if (this.#socket.isPaused()) return
     this.#socket.pause()
     input.once('drain', () => this.#socket.resume())
   }
