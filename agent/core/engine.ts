@@ -123,6 +123,13 @@ export class Engine {
     await attempt(`stop ${name}`, () => unchangedIsFine(this.#docker.getContainer(name).stop({ abortSignal })))
   }
 
+  /** Takes effect at once; the container goes on. */
+  async setRestartPolicy(name: string, policy: string): Promise<void> {
+    await attempt(`set the restart policy of ${name}`, () =>
+      this.#docker.getContainer(name).update({ RestartPolicy: { Name: policy }, ...quick() }),
+    )
+  }
+
   async rename(name: string, to: string): Promise<void> {
     await attempt(`rename ${name} to ${to}`, () => this.#docker.getContainer(name).rename({ name: to, ...quick() }))
   }
@@ -333,6 +340,7 @@ function toFound(info: ContainerInspectInfo): FoundContainer {
     exitCode: State.ExitCode,
     restarts: info.RestartCount,
     health: (State.Health?.Status ?? 'none') as FoundContainer['health'],
+    restartPolicy: HostConfig.RestartPolicy?.Name || 'no',
     problem: State.Error,
     createdMs: Date.parse(info.Created),
     finishedMs: Math.max(0, Date.parse(State.FinishedAt) || 0),

@@ -92,6 +92,8 @@ async function executeStep(name: string, step: CoreStep, deps: ExecuteDeps): Pro
       return create(name, step, requireSpec(name, spec), deps)
     case 'stop':
       return engine.stop(step.at, spec?.stopTimeoutSeconds)
+    case 'set-policy':
+      return engine.setRestartPolicy(step.at, step.policy)
     case 'rename':
       return engine.rename(step.at, step.to)
     case 'start':

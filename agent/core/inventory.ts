@@ -15,6 +15,8 @@ export type FoundContainer = {
   readonly restarts: number
   /** `none` without a health check. */
   readonly health: 'none' | 'starting' | 'healthy' | 'unhealthy'
+  /** Docker's name of it. One that is `always` is started with the engine, also after it was stopped by hand. */
+  readonly restartPolicy: string
   /** What the engine says about why it does not run; empty when nothing. */
   readonly problem: string
   readonly createdMs: number

@@ -6,8 +6,9 @@ import { type FoundContainer, isRunning } from './inventory.ts'
 import { type CoreFacts, type CoreStep, describeStep, planCore } from './plan-core.ts'
 
 const coreOf = (text: string) => parseSkiffCore(text, 'skiff-core.yaml').core
-const FILE = 'containers: {arm: {image: "a:1", startAfterCreate: true, mounts: ["data:/data"]}}'
-const CHANGED = 'containers: {arm: {image: "a:1", startAfterCreate: true, mounts: ["data:/data"], tty: true}}'
+const FILE = 'containers: {arm: {image: "a:1", startAfterCreate: true, restartPolicy: always, mounts: ["data:/data"]}}'
+const CHANGED =
+  'containers: {arm: {image: "a:1", startAfterCreate: true, restartPolicy: always, mounts: ["data:/data"], tty: true}}'
 
 /** Docker, as far as a plan needs it. Time is the number of steps done. */
 class Model {
@@ -27,7 +28,20 @@ class Model {
       expect(this.containers.some(({ name }) => name === step.to)).toBe(false)
       this.containers[at] = { ...found, name: step.to }
     } else if (step.do === 'start') this.containers[at] = { ...found, status: 'running' }
+    else if (step.do === 'set-policy') this.containers[at] = { ...found, restartPolicy: step.policy }
     else if (step.do === 'stop') this.containers[at] = { ...found, status: 'exited', finishedMs: this.clock }
+    this.#requireOne()
+  }
+
+  /** The engine comes up again: what it ran, and whatever is to run `always`, runs. */
+  restartEngine(): void {
+    this.containers = this.containers.map((found) =>
+      found.restartPolicy === 'always' && found.status !== 'created' ? { ...found, status: 'running' } : found,
+    )
+    this.#requireOne()
+  }
+
+  #requireOne(): void {
     expect(this.containers.filter(isRunning).length).toBeLessThanOrEqual(1)
   }
 
@@ -44,6 +58,7 @@ class Model {
       exitCode: 0,
       restarts: 0,
       health: 'none',
+      restartPolicy: spec.restartPolicy,
       problem: '',
       createdMs: this.clock,
       finishedMs: 0,
@@ -71,7 +86,9 @@ class Model {
     for (let round = 0; round < 20; round += 1) {
       const steps = planCore(this.facts(text, imageId, more)).flatMap((plan) => plan.steps)
       if (steps.length === 0) return
-      for (const step of steps.slice(0, cuts[round] ?? steps.length)) this.do(step, text, imageId)
+      const cut = cuts[round]
+      for (const step of steps.slice(0, cut ?? steps.length)) this.do(step, text, imageId)
+      if (cut !== undefined) this.restartEngine()
     }
     throw new Error(`does not settle: ${JSON.stringify(this.containers.map(({ name, status }) => [name, status]))}`)
   }
@@ -92,6 +109,7 @@ describe('a plan for containers', () => {
             // Cut, and never finished: the file or the image changes meanwhile.
             const steps = planCore(model.facts(file, image)).flatMap((plan) => plan.steps)
             for (const step of steps.slice(0, cut)) model.do(step, file, image)
+            model.restartEngine()
           }
         }
         const { file, image, cuts } = changes.at(-1) ?? { file: FILE, image: 'sha256:1', cuts: [] }
@@ -110,7 +128,7 @@ describe('a plan for containers', () => {
       model.settle(FILE, 'sha256:1', [])
       const [before] = model.containers
       const plan = planCore(model.facts(CHANGED, 'sha256:1'))[0]
-      for (const step of plan?.steps.slice(0, 5) ?? []) model.do(step, CHANGED, 'sha256:1')
+      for (const step of plan?.steps.slice(0, 6) ?? []) model.do(step, CHANGED, 'sha256:1')
       const spec = coreOf(CHANGED).containers.get('arm')
       const definition = spec === undefined ? '' : definitionOf(spec)
       const failed = new Map([['arm', { definition, imageId: 'sha256:1', reason: 'it ended' }]])
@@ -132,6 +150,7 @@ describe('a plan for containers', () => {
     expect(plan?.reason).toBe('its image changed')
     expect(plan?.steps.map(describeStep)).toEqual([
       'create arm.flotilla-next with the volumes /data',
+      'set the restart policy of arm to no',
       'stop arm',
       'rename arm to arm.flotilla-previous',
       'rename arm.flotilla-next to arm',

@@ -7,6 +7,7 @@ import { type FoundContainer, isMadeFrom, isRunning } from './inventory.ts'
 export type CoreStep =
   | { readonly do: 'create'; readonly at: string; readonly carried: readonly CarriedVolume[] }
   | { readonly do: 'stop'; readonly at: string }
+  | { readonly do: 'set-policy'; readonly at: string; readonly policy: string }
   | { readonly do: 'rename'; readonly at: string; readonly to: string }
   | { readonly do: 'start'; readonly at: string; readonly replaces: boolean }
   | { readonly do: 'await-healthy'; readonly at: string; readonly replaces: boolean }
@@ -116,12 +117,16 @@ function planContainer(name: string, spec: ContainerSpec, facts: CoreFacts): Con
         { do: 'rename', at: `${name}${NEXT}`, to: name },
         ...takeOver(name, runs, family),
       ])
-    return plan('changing', 'going back to the container before', goBack(name, runs, family))
+    return plan('changing', 'going back to the container before', goBack(name, runs, spec.restartPolicy, family))
   }
   const clean: readonly CoreStep[] = next === undefined ? [] : [{ do: 'remove', at: next.name }]
   const isDue = spec.startAfterCreate && current !== undefined && !isRunning(current) && !facts.started.has(current.id)
-  // The old one runs while the new one cannot be.
-  const old: readonly CoreStep[] = [...clean, ...(isDue ? up(name, false) : [])]
+  // The one that is there goes on: as it should be, or while the new one cannot be.
+  const old: readonly CoreStep[] = [
+    ...clean,
+    ...policySteps(current, name, spec.restartPolicy),
+    ...(isDue ? up(name, false) : []),
+  ]
   if ('waiting' in image) return plan('waiting', `image ${spec.image}: ${image.waiting}`, old)
   if (current === undefined)
     return plan('changing', 'not there yet', [
@@ -129,12 +134,12 @@ function planContainer(name: string, spec: ContainerSpec, facts: CoreFacts): Con
       { do: 'create', at: name, carried: [] },
       ...(spec.startAfterCreate ? up(name, false) : []),
     ])
-  if (isWanted(current)) return isDue ? plan('changing', 'not running', old) : plan('as-wanted', '', clean)
+  if (isWanted(current)) return isDue ? plan('changing', 'not running', old) : plan('as-wanted', '', old)
   if (hasFailed)
     return plan('failed', `${failed.reason}; the container before runs on (\`flotilla core retry ${name}\`)`, old)
   const why = current.imageId === image.id ? 'its definition changed' : 'its image changed'
   const hold = facts.holds.get(name)
-  if (hold !== undefined && isRunning(current)) return plan('held', `${why}; held: ${hold}`, clean)
+  if (hold !== undefined && isRunning(current)) return plan('held', `${why}; held: ${hold}`, old)
   return plan('changing', why, [...clean, ...replace(name, spec, current)])
 }
 
@@ -142,12 +147,18 @@ function replace(name: string, spec: ContainerSpec, current: FoundContainer): re
   const runs = spec.startAfterCreate || isRunning(current)
   return [
     { do: 'create', at: `${name}${NEXT}`, carried: current.volumes },
+    // Or an engine that comes up again would start the old one beside the new one.
+    ...policySteps(current, name, 'no'),
     ...(isRunning(current) ? [{ do: 'stop', at: name } as const] : []),
     { do: 'rename', at: name, to: `${name}${PREVIOUS}` },
     { do: 'rename', at: `${name}${NEXT}`, to: name },
     ...(runs ? up(name, true) : []),
     { do: 'remove', at: `${name}${PREVIOUS}` },
   ]
+}
+
+function policySteps(found: FoundContainer | undefined, at: string, policy: string): readonly CoreStep[] {
+  return found === undefined || found.restartPolicy === policy ? [] : [{ do: 'set-policy', at, policy }]
 }
 
 function up(name: string, replaces: boolean): readonly CoreStep[] {
@@ -166,12 +177,13 @@ function takeOver(name: string, runs: boolean, { previous, next, current }: Fami
   ]
 }
 
-function goBack(name: string, runs: boolean, { current, next, previous }: Family): readonly CoreStep[] {
+function goBack(name: string, runs: boolean, policy: string, { current, next, previous }: Family): readonly CoreStep[] {
   return [
     ...(current !== undefined && isRunning(current) ? [{ do: 'stop', at: name } as const] : []),
     ...(current === undefined ? [] : [{ do: 'remove', at: name } as const]),
     ...(next === undefined ? [] : [{ do: 'remove', at: next.name } as const]),
     { do: 'rename', at: `${name}${PREVIOUS}`, to: name },
+    ...policySteps(previous, name, policy),
     ...(runs && previous !== undefined && !isRunning(previous)
       ? [{ do: 'start', at: name, replaces: false } as const]
       : []),
@@ -192,6 +204,7 @@ function planLeftOver(name: string, ours: readonly FoundContainer[], facts: Core
     return { name, state: 'held', reason: `not in the file; held: ${hold}`, steps: [] }
   const steps: readonly CoreStep[] = [
     ...(next === undefined ? [] : [{ do: 'remove', at: next.name } as const]),
+    ...found.flatMap((one) => policySteps(one, one.name, 'no')),
     ...found.filter(isRunning).map(({ name: at }) => ({ do: 'stop', at }) as const),
     ...(facts.target.prune ? found.map(({ name: at }) => ({ do: 'remove', at }) as const) : []),
   ]
@@ -218,6 +231,8 @@ export function describeStep(step: CoreStep): string {
       return `create ${step.at}${step.carried.length === 0 ? '' : ` with the volumes ${step.carried.map(({ target }) => target).join(', ')}`}`
     case 'rename':
       return `rename ${step.at} to ${step.to}`
+    case 'set-policy':
+      return `set the restart policy of ${step.at} to ${step.policy}`
     case 'await-healthy':
       return `wait until ${step.at} is healthy`
     case 'adopt':

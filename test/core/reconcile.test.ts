@@ -44,6 +44,17 @@ describe('containers on a real Docker Engine', () => {
     expect(rig.steps.length).toBe(steps)
   })
 
+  it('get another restart policy without being made anew', async () => {
+    write({ cc: SLEEP })
+    await rig.start()
+    await rig.untilSettled('cc')
+    const { Id } = await rig.inspect('cc')
+    write({ cc: { ...SLEEP, restartPolicy: 'unless-stopped' } })
+    const policy = async () => (await rig.inspect('cc')).HostConfig.RestartPolicy?.Name
+    for (let n = 0; (await policy()) !== 'unless-stopped' && n < 200; n += 1) await pause(50)
+    expect([await policy(), (await rig.inspect('cc')).Id]).toEqual(['unless-stopped', Id])
+  })
+
   it('are made anew when their definition or their image changes, with every volume kept', async () => {
     await engine.busybox('vol:1', {}, ['VOLUME /anonymous'])
     const spec = { ...SLEEP, image: 'vol:1', mounts: ['named:/named'] }
@@ -235,7 +246,7 @@ describe('containers on a real Docker Engine', () => {
   })
 
   it('converge when the engine dies at any step of a replacement, with no volume lost and never two of one', async () => {
-    const spec = { ...SLEEP, mounts: ['data:/data'], disableInit: true }
+    const spec = { ...SLEEP, mounts: ['data:/data'], disableInit: true, restartPolicy: 'always' }
     write({ cc: spec })
     await rig.start()
     await rig.untilSettled('cc')
@@ -276,7 +287,7 @@ describe('containers on a real Docker Engine', () => {
     }
     // Every step of a replacement was cut.
     expect(new Set(cuts.map((cut) => cut.split(' ')[0]))).toEqual(
-      new Set(['create', 'stop', 'rename', 'start', 'wait', 'remove']),
+      new Set(['create', 'set', 'stop', 'rename', 'start', 'wait', 'remove']),
     )
     process.stderr.write(`engine killed at: ${cuts.join(', ')}\n`)
   })
