@@ -15,6 +15,8 @@ export type ExecuteDeps = {
   readonly lockDirectory: string
   /** Sources of mounts below it are made; what is missing elsewhere is a mistake. */
   readonly dataDirectory: string
+  /** How long a container without a health check runs before it counts as up. */
+  readonly settleMs: number
   readonly signal: AbortSignal
   readonly onStep: (container: string, step: string) => void
   /** It came up; if it ends later, that is its own affair, and its restart policy's. */
@@ -35,7 +37,7 @@ export type Outcome =
     }
 
 /** Without a health check a container counts as up when it has run for so long without a restart. */
-const SETTLE_MS = 3_000
+export const SETTLE_MS = 3_000
 const POLL_MS = 250
 const HEALTH_MARGIN_MS = 30_000
 
@@ -174,13 +176,13 @@ async function exists(path: string): Promise<boolean> {
 
 /** @throws FlotillaError BAD_CONFIG when it does not come up, with its last words */
 async function awaitHealthy(name: string, at: string, spec: ContainerSpec, deps: ExecuteDeps): Promise<void> {
-  const { engine, signal } = deps
+  const { engine, signal, settleMs } = deps
   const started = performance.now()
   const first = (await requireContainer(engine, at)).restarts
   for (;;) {
     const found = await requireContainer(engine, at)
     const elapsedMs = performance.now() - started
-    const verdict = judgeUp(found, first, elapsedMs, spec)
+    const verdict = judgeUp(found, first, { elapsedMs, settleMs }, spec)
     if (verdict === 'up') return
     if (verdict !== 'wait') {
       const words = await engine.lastWords(at)
@@ -194,7 +196,12 @@ async function awaitHealthy(name: string, at: string, spec: ContainerSpec, deps:
  * Whether a container that was started is up. Pure. One that ends with code 0 and is not to be restarted did what it is for.
  * @returns `up`, `wait`, or what is wrong
  */
-export function judgeUp(found: FoundContainer, restartsBefore: number, elapsedMs: number, spec: ContainerSpec): string {
+function judgeUp(
+  found: FoundContainer,
+  restartsBefore: number,
+  { elapsedMs, settleMs }: { readonly elapsedMs: number; readonly settleMs: number },
+  spec: ContainerSpec,
+): string {
   if (!isRunning(found)) {
     if (found.exitCode === 0 && found.problem === '' && spec.restartPolicy !== 'always') return 'up'
     return `it ended with exit code ${found.exitCode}${found.problem === '' ? '' : ` (${found.problem})`}`
@@ -206,7 +213,7 @@ export function judgeUp(found: FoundContainer, restartsBefore: number, elapsedMs
     const limitMs = healthLimitMs(spec.healthCheck)
     return elapsedMs < limitMs ? 'wait' : `it is not healthy after ${Math.round(limitMs / 1_000)} s`
   }
-  return elapsedMs < SETTLE_MS || found.status === 'restarting' ? 'wait' : 'up'
+  return elapsedMs < settleMs || found.status === 'restarting' ? 'wait' : 'up'
 }
 
 /** When Docker itself must have given up; a check that the image brings is given five minutes. */

@@ -16,6 +16,7 @@ import { Accounts } from '../login/accounts.ts'
 import { LoginServer } from '../login/login-server.ts'
 import type { Readiness } from '../login/session.ts'
 import { CoreMemory } from './core-memory.ts'
+import { SETTLE_MS } from './execute-core.ts'
 import { ImageKeeper } from './image-keeper.ts'
 import { type CoreStatus, Reconciler } from './reconciler.ts'
 import { SignedImages } from './signed-images.ts'
@@ -99,6 +100,7 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
     locks,
     lockDirectory,
     dataDirectory: deps.dataDirectory,
+    settleMs: SETTLE_MS,
     log: deps.log,
     onFile: ({ core }) => users.follow(core.users),
     signal: stop.signal,

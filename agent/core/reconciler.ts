@@ -24,6 +24,7 @@ export type ReconcilerDeps = {
   readonly locks: UpdateLocks
   readonly lockDirectory: string
   readonly dataDirectory: string
+  readonly settleMs: number
   readonly log: EventLog
   /** Told after each round; users follow the file too. */
   readonly onFile: (file: CoreFile) => Promise<void>
@@ -180,6 +181,7 @@ export class Reconciler {
         images: facts.images,
         lockDirectory: this.#deps.lockDirectory,
         dataDirectory: this.#deps.dataDirectory,
+        settleMs: this.#deps.settleMs,
         signal,
         onStep: (container, step) => {
           log.add('info', 'core-step', { container, step })

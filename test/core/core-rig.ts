@@ -80,6 +80,7 @@ export class CoreRig {
       locks: this.locks,
       lockDirectory: this.lockDirectory,
       dataDirectory: this.data,
+      settleMs: 700,
       log,
       onFile: async () => {},
       signal,

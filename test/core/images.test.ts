@@ -140,12 +140,15 @@ describe('container images for a release', () => {
     await snapshotContainer('old-robot', 'robot:1')
     const added = await addImage(images, () => saveFromEngine('robot:1'), 'robot:1')
     expect(added.fetchBytes).toBeLessThan(300_000) // its base is there already, in nav
-    const run = await rig.docker.run('robot:1', ['/bin/sh', '-c', 'cat /etc/nav; ls /var/v'], [], {
-      Tty: true,
+    const probe = await rig.docker.createContainer({
       name: 'probe',
+      Image: 'robot:1',
+      Cmd: ['/bin/sh', '-c', 'cat /etc/nav; ls /var/v'],
+      Tty: true,
     })
-    expect((run[0] as { StatusCode: number }).StatusCode).toBe(0)
-    const words = await rig.docker.getContainer('probe').logs({ stdout: true })
+    await probe.start()
+    expect(((await probe.wait()) as { StatusCode: number }).StatusCode).toBe(0)
+    const words = await probe.logs({ stdout: true })
     expect(words.toString()).toBe('changed\r\n')
   })
 

@@ -1,6 +1,6 @@
 import { cpSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { GATES, ROOT, runGate } from '../setup/gates.ts'
 
@@ -58,18 +58,20 @@ describe('the gates', () => {
 
   afterAll(() => rmSync(copy, { recursive: true }))
 
-  it.each(CANARIES)('$gate finds $fault', ({ gate: name, file, text }) => {
-    const gate = GATES.find((candidate) => candidate.name === name)
-    if (gate === undefined) throw new Error(`no gate ${name}`)
-    const path = join(copy, file)
-    writeFileSync(path, text)
+  // One run finds all faults of a gate; that it passes without them, `npm test` itself shows.
+  it.each(GATES.map((gate) => [gate.name, gate] as const))('%s finds each fault', (name, gate) => {
+    const planted = CANARIES.filter((canary) => canary.gate === name).map(({ file, text, fault }, at) => {
+      const path = join(copy, file.replace('canary', `canary-${at}`))
+      writeFileSync(path, text)
+      return { path, fault }
+    })
+    expect(planted.length).toBeGreaterThan(0)
     try {
       const { passed, output } = runGate(gate, copy)
       expect(passed, output).toBe(false)
-      expect(output).toContain('canary')
+      for (const { path, fault } of planted) expect(output, fault).toContain(basename(path))
     } finally {
-      rmSync(path)
+      for (const { path } of planted) rmSync(path)
     }
-    expect(runGate(gate, copy).passed).toBe(true)
   })
 })

@@ -34,7 +34,7 @@ if (isWhole) {
   // What boards with 32 bits run; the builder runs on a workstation, and simulations decide nothing by the version of Node.
   const node22 = process.env['FLOTILLA_NODE_22'] ?? ''
   if (filters.length === 0) vitest('unit', node22, ['agent/', 'protocol/'])
-  for (const project of ['machine', 'fleet']) vitest(project, process.execPath, filters)
+  for (const project of ['machine', 'fleet', 'containers']) vitest(project, process.execPath, filters)
 }
 for (const failure of failures) process.stdout.write(`\nFAILED ${failure}\n`)
 process.stdout.write(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped\n`)

@@ -46,11 +46,20 @@ export default defineConfig({
           maxWorkers: 2,
         },
       },
+      // A Docker Engine for each file. Apart from the fleets, whose links and timers they would hold up.
+      {
+        test: {
+          name: 'containers',
+          include: ['core', 'login'].map((room) => `test/${room}/**/*.test.ts`),
+          ...PATIENT,
+          maxWorkers: 3,
+        },
+      },
       // Fleets wait for each other most of the time. One run, so that no core idles while the last hostile file ends.
       {
         test: {
           name: 'fleet',
-          include: ['core', 'login', 'hostile', 'fleet'].map((room) => `test/${room}/**/*.test.ts`),
+          include: ['hostile', 'fleet'].map((room) => `test/${room}/**/*.test.ts`),
           ...PATIENT,
           maxWorkers: 3,
         },
