@@ -48,6 +48,8 @@ export function parseWindow(text: string): MaintenanceWindow | undefined {
 }
 
 const MAX_HOLD_BYTES = 1_000
+/** A container's hold that names no end. */
+const STRANGERS_HOLD_SECONDS = 3_600
 
 /**
  * Reads the hold file: while it exists the device is not rebooted. Its first line is the reason; a second line
@@ -68,8 +70,11 @@ export async function readHoldFile(
     if (!info.isFile()) return undefined
     const { buffer, bytesRead } = await file.read(Buffer.alloc(MAX_HOLD_BYTES), 0, MAX_HOLD_BYTES, 0)
     const [reason = '', second = ''] = buffer.toString('utf8', 0, bytesRead).split('\n')
-    const seconds = Number(/^seconds:\s*(\d{1,9})$/.exec(second.trim())?.[1] ?? Number.NaN)
-    const left = Number.isNaN(seconds) ? Infinity : info.mtimeMs + seconds * 1_000 - wallMs
+    const wished = Number(/^seconds:\s*(\d{1,9})$/.exec(second.trim())?.[1] ?? Number.NaN)
+    // What a container that crashed left behind, or one that means no good, ends by itself.
+    const seconds = byStranger ? Math.min(wished || STRANGERS_HOLD_SECONDS, MAX_HOLD_SECONDS) : wished
+    const writtenMs = byStranger ? Math.min(info.mtimeMs, wallMs) : info.mtimeMs
+    const left = Number.isNaN(seconds) ? Infinity : writtenMs + seconds * 1_000 - wallMs
     return { reason: reason.trim().slice(0, 200) || 'held by file', untilMs: nowMs + left }
   } catch {
     return undefined // it went away meanwhile

@@ -60,7 +60,12 @@ function hostConfig(
   spec: ContainerSpec,
   { carried, lockDirectory, hasTini }: CreateFacts,
 ): NonNullable<ContainerCreateOptions['HostConfig']> {
-  const named = new Set(spec.mounts.map((mount) => mount.split(':')[1]))
+  const targets = [
+    ...spec.mounts.map((mount) => mount.split(':')[1] ?? ''),
+    ...Object.keys(spec.tmpFs),
+    spec.updateLock ?? '',
+  ]
+  const named = new Set(targets.map(plainPath))
   const showsTini = !spec.disableInit && hasTini && !named.has('/dev')
   const given = {
     Memory: spec.memoryBytes,
@@ -77,7 +82,9 @@ function hostConfig(
   return {
     Binds: [
       ...spec.mounts,
-      ...carried.filter(({ target }) => !named.has(target)).map(({ volume, target }) => `${volume}:${target}`),
+      ...carried
+        .filter(({ target }) => !named.has(plainPath(target)))
+        .map(({ volume, target }) => `${volume}:${target}`),
       ...(spec.updateLock === undefined ? [] : [`${lockDirectory}/${name}:${spec.updateLock}`]),
       ...(showsTini ? [TINI] : []),
     ],
@@ -97,6 +104,11 @@ function hostConfig(
     Ulimits: spec.ulimits.map(({ name: limit, soft, hard }) => ({ Name: limit, Soft: soft, Hard: hard })),
     ...withoutUndefined(given),
   }
+}
+
+/** Docker takes `/data/` for `/data`. */
+function plainPath(path: string): string {
+  return path.replace(/\/+$/, '')
 }
 
 /** One port of the container may be reached at several of the host. */
@@ -131,12 +143,17 @@ export function definitionOf(spec: ContainerSpec): string {
     .slice(0, 32)
 }
 
-function withoutEmpty(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(withoutEmpty)
-  if (typeof value === 'number') return String(value) // 1.5 processors
+/** Keys of the container only: an empty label or tmpfs option inside one means something. */
+function withoutEmpty(made: object): unknown {
+  return writable(Object.fromEntries(Object.entries(made).filter(([, member]) => !isEmpty(member))))
+}
+
+/** Canonical JSON has whole numbers only, and a file may say 1.5 processors. */
+function writable(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(writable)
+  if (typeof value === 'number') return String(value)
   if (typeof value !== 'object' || value === null) return value
-  const entries = Object.entries(value).map(([key, member]) => [key, withoutEmpty(member)] as const)
-  return Object.fromEntries(entries.filter(([, member]) => !isEmpty(member)))
+  return Object.fromEntries(Object.entries(value).map(([key, member]) => [key, writable(member)]))
 }
 
 function isEmpty(value: unknown): boolean {

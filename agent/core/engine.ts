@@ -35,6 +35,8 @@ const STOP_MARGIN_MS = 30_000
 const DEFAULT_STOP_SECONDS = 10
 /** Pulls and builds say something; silence for so long is a dead registry. */
 const IDLE_MS = 300_000
+/** An engine may answer only once it has the whole archive, which a slow card takes its time for. */
+const FIRST_ANSWER_MS = 1_800_000
 
 /**
  * Docker, as far as containers are kept in order with it. Every wait has a bound; whatever fails says what was attempted.
@@ -90,7 +92,7 @@ export class Engine {
   async create(name: string, options: ContainerCreateOptions, container: string): Promise<string> {
     const made = await attempt(
       `create ${name}`,
-      () => this.#docker.createContainer({ name, ...options, ...quick() }),
+      () => this.#docker.createContainer({ name, ...options, ...patient() }),
       container,
     )
     return made.id
@@ -118,8 +120,8 @@ export class Engine {
   }
 
   /** Asks it to end, and ends it when its time is over. */
-  async stop(name: string, seconds: number | undefined): Promise<void> {
-    const abortSignal = AbortSignal.timeout((seconds ?? DEFAULT_STOP_SECONDS) * 1_000 + STOP_MARGIN_MS)
+  async stop(name: string, seconds: number): Promise<void> {
+    const abortSignal = AbortSignal.timeout(seconds * 1_000 + STOP_MARGIN_MS)
     await attempt(`stop ${name}`, () => unchangedIsFine(this.#docker.getContainer(name).stop({ abortSignal })))
   }
 
@@ -219,7 +221,7 @@ export class Engine {
 
   /** Follows a long call to its end: the engine reports a failure in the middle of an answer that began well. */
   async #follow(what: string, call: Promise<NodeJS.ReadableStream>, onProgress: OnProgress): Promise<void> {
-    const stream = await attempt(what, () => call)
+    const stream = await attempt(what, () => withinTime(call, FIRST_ANSWER_MS))
     const lines: string[] = []
     await attempt(
       what,
@@ -276,11 +278,11 @@ function failureOf(stream: NodeJS.ReadableStream): AbortSignal {
 }
 
 /** For calls that take no signal. */
-async function withinTime<T>(call: Promise<T>): Promise<T> {
-  const late = new FlotillaError('UNREACHABLE', `ask the container engine: no answer in ${QUICK_MS / 1_000} s`)
+async function withinTime<T>(call: Promise<T>, ms: number = QUICK_MS): Promise<T> {
+  const late = new FlotillaError('UNREACHABLE', `ask the container engine: no answer in ${ms / 1_000} s`)
   let timer: NodeJS.Timeout | undefined
   const limit = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(late), QUICK_MS)
+    timer = setTimeout(() => reject(late), ms)
   })
   return Promise.race([call, limit]).finally(() => clearTimeout(timer))
 }
@@ -341,6 +343,7 @@ function toFound(info: ContainerInspectInfo): FoundContainer {
     restarts: info.RestartCount,
     health: (State.Health?.Status ?? 'none') as FoundContainer['health'],
     restartPolicy: HostConfig.RestartPolicy?.Name || 'no',
+    stopSeconds: (Config as { StopTimeout?: number }).StopTimeout ?? DEFAULT_STOP_SECONDS,
     problem: State.Error,
     createdMs: Date.parse(info.Created),
     finishedMs: Math.max(0, Date.parse(State.FinishedAt) || 0),

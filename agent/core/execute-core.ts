@@ -21,6 +21,10 @@ export type ExecuteDeps = {
   readonly onStep: (container: string, step: string) => void
   /** It came up; if it ends later, that is its own affair, and its restart policy's. */
   readonly onStarted: (id: string) => void
+  /** It was stopped by us: unless something takes its place, it is to run again. */
+  readonly onStopped: (id: string) => void
+  /** The way back for a container whose new form did not come up; it does not wait for the other containers. */
+  readonly planBack: (name: string, broken: Broken, reason: string) => Promise<ContainerPlan | undefined>
   readonly adopt: (id: string, definition: string) => Promise<void>
 }
 
@@ -33,8 +37,11 @@ export type Outcome =
       readonly code: string
       readonly reason: string
       /** The new container did not come up: the same is not tried again. */
-      readonly broken: { readonly definition: string; readonly imageId: string } | undefined
+      readonly broken: Broken | undefined
     }
+
+/** What a container was made from that did not come up. */
+export type Broken = { readonly definition: string; readonly imageId: string }
 
 /** Without a health check a container counts as up when it has run for so long without a restart. */
 export const SETTLE_MS = 3_000
@@ -43,9 +50,13 @@ const HEALTH_MARGIN_MS = 30_000
 
 /**
  * Does what was planned, containers beside each other, each after those that it depends on. A failure ends the steps of its own
- * container; what waits for it is left for the next plan. @throws FlotillaError UNREACHABLE when the engine went away
+ * container; what waits for it is left for the next plan.
+ * @returns how each ended, and why those did not that have no verdict: the engine went away, or the agent ends
  */
-export async function executeCore(plans: readonly ContainerPlan[], deps: ExecuteDeps): Promise<readonly Outcome[]> {
+export async function executeCore(
+  plans: readonly ContainerPlan[],
+  deps: ExecuteDeps,
+): Promise<{ readonly outcomes: readonly Outcome[]; readonly lost: unknown }> {
   const running = new Map<string, Promise<Outcome>>()
   const runPlan = async (plan: ContainerPlan): Promise<Outcome> => {
     for (const other of deps.target.containers.get(plan.name)?.dependsOn ?? []) {
@@ -57,9 +68,10 @@ export async function executeCore(plans: readonly ContainerPlan[], deps: Execute
   }
   for (const plan of plans) if (plan.steps.length > 0) running.set(plan.name, runPlan(plan))
   const outcomes = await Promise.allSettled(running.values())
-  const lost = outcomes.find((outcome) => outcome.status === 'rejected')
-  if (lost !== undefined) throw lost.reason
-  return outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []))
+  return {
+    outcomes: outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : [])),
+    lost: outcomes.find((outcome) => outcome.status === 'rejected')?.reason,
+  }
 }
 
 async function executePlan({ name, steps }: ContainerPlan, deps: ExecuteDeps): Promise<Outcome> {
@@ -74,16 +86,31 @@ async function executePlan({ name, steps }: ContainerPlan, deps: ExecuteDeps): P
       const spec = deps.target.containers.get(name)
       const image = spec && deps.images.get(spec.image)
       const replaces = 'replaces' in step && step.replaces && spec !== undefined && image !== undefined && 'id' in image
+      const broken = replaces ? { definition: definitionOf(spec), imageId: image.id } : undefined
+      if (broken !== undefined) await goBack(name, broken, messageOf(error), deps)
       return {
         name,
         done: false,
         code: isFlotillaError(error) ? error.code : 'UNEXPECTED',
         reason: messageOf(error),
-        broken: replaces ? { definition: definitionOf(spec), imageId: image.id } : undefined,
+        broken,
       }
     }
   }
   return { name, done: true }
+}
+
+/** At once: the other containers may take minutes. What fails here, the next plan does. */
+async function goBack(name: string, broken: Broken, reason: string, deps: ExecuteDeps): Promise<void> {
+  const plan = await deps.planBack(name, broken, reason)
+  try {
+    for (const step of plan?.steps ?? []) {
+      deps.onStep(name, describeStep(step))
+      await executeStep(name, step, deps)
+    }
+  } catch (error) {
+    if (deps.signal.aborted || isFlotillaError(error, 'UNREACHABLE')) throw error
+  }
 }
 
 async function executeStep(name: string, step: CoreStep, deps: ExecuteDeps): Promise<void> {
@@ -92,8 +119,12 @@ async function executeStep(name: string, step: CoreStep, deps: ExecuteDeps): Pro
   switch (step.do) {
     case 'create':
       return create(name, step, requireSpec(name, spec), deps)
-    case 'stop':
-      return engine.stop(step.at, spec?.stopTimeoutSeconds)
+    case 'stop': {
+      const found = await engine.container(step.at)
+      if (found === undefined) return
+      await engine.stop(step.at, found.stopSeconds)
+      return deps.onStopped(found.id)
+    }
     case 'set-policy':
       return engine.setRestartPolicy(step.at, step.policy)
     case 'rename':

@@ -17,6 +17,8 @@ export type FoundContainer = {
   readonly health: 'none' | 'starting' | 'healthy' | 'unhealthy'
   /** Docker's name of it. One that is `always` is started with the engine, also after it was stopped by hand. */
   readonly restartPolicy: string
+  /** Time that it is given to end when it is stopped. */
+  readonly stopSeconds: number
   /** What the engine says about why it does not run; empty when nothing. */
   readonly problem: string
   readonly createdMs: number

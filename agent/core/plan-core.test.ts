@@ -59,11 +59,15 @@ class Model {
       restarts: 0,
       health: 'none',
       restartPolicy: spec.restartPolicy,
+      stopSeconds: 10,
       problem: '',
       createdMs: this.clock,
       finishedMs: 0,
       pid: 0,
-      volumes: [{ volume: 'data', target: '/data' }],
+      volumes: [
+        { volume: 'data', target: '/data' },
+        { volume: 'a'.repeat(64), target: '/made-by-image' },
+      ],
       made: { binds: [], privileged: false, hostNetwork: false, tty: false, env: [], entrypoint: [], cmd: [] },
     }
   }
@@ -149,7 +153,7 @@ describe('a plan for containers', () => {
     const plan = planCore(model.facts(FILE, 'sha256:2'))[0]
     expect(plan?.reason).toBe('its image changed')
     expect(plan?.steps.map(describeStep)).toEqual([
-      'create arm.flotilla-next with the volumes /data',
+      'create arm.flotilla-next with the volumes /made-by-image',
       'set the restart policy of arm to no',
       'stop arm',
       'rename arm to arm.flotilla-previous',

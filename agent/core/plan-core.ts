@@ -131,7 +131,9 @@ function planContainer(name: string, spec: ContainerSpec, facts: CoreFacts): Con
   if (current === undefined)
     return plan('changing', 'not there yet', [
       ...clean,
-      { do: 'create', at: name, carried: [] },
+      // Not under its name before it is whole, networks included.
+      { do: 'create', at: `${name}${NEXT}`, carried: [] },
+      { do: 'rename', at: `${name}${NEXT}`, to: name },
       ...(spec.startAfterCreate ? up(name, false) : []),
     ])
   if (isWanted(current)) return isDue ? plan('changing', 'not running', old) : plan('as-wanted', '', old)
@@ -146,7 +148,7 @@ function planContainer(name: string, spec: ContainerSpec, facts: CoreFacts): Con
 function replace(name: string, spec: ContainerSpec, current: FoundContainer): readonly CoreStep[] {
   const runs = spec.startAfterCreate || isRunning(current)
   return [
-    { do: 'create', at: `${name}${NEXT}`, carried: current.volumes },
+    { do: 'create', at: `${name}${NEXT}`, carried: current.volumes.filter(isNameless) },
     // Or an engine that comes up again would start the old one beside the new one.
     ...policySteps(current, name, 'no'),
     ...(isRunning(current) ? [{ do: 'stop', at: name } as const] : []),
@@ -155,6 +157,11 @@ function replace(name: string, spec: ContainerSpec, current: FoundContainer): re
     ...(runs ? up(name, true) : []),
     { do: 'remove', at: `${name}${PREVIOUS}` },
   ]
+}
+
+/** A volume that the image asked for, named by Docker itself. One that the file names goes with the file. */
+function isNameless({ volume }: CarriedVolume): boolean {
+  return /^[0-9a-f]{64}$/.test(volume)
 }
 
 function policySteps(found: FoundContainer | undefined, at: string, policy: string): readonly CoreStep[] {

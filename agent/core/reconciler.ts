@@ -87,7 +87,8 @@ export class Reconciler {
 
   /** Why containers must not be stopped now, with their names: a reboot stops them too. */
   async holds(): Promise<ReadonlyMap<string, string>> {
-    return this.#deps.locks.holds(this.#names)
+    const running = this.#status.containers.filter(({ docker }) => docker === 'running').map(({ name }) => name)
+    return this.#deps.locks.holds(running)
   }
 
   /** Whether a container that ran before does not on purpose: it left the file, and was stopped or removed for that. */
@@ -129,21 +130,23 @@ export class Reconciler {
     let failures = 0
     while (!signal.aborted) {
       this.#isDirty = false
+      let isDeaf = false
       try {
         await this.#reconcile()
         failures = 0
       } catch (error) {
         if (signal.aborted) break
         failures += 1
-        this.#dropEngine()
         const code = isFlotillaError(error) ? error.code : 'UNEXPECTED'
+        isDeaf = code === 'UNREACHABLE'
+        if (isDeaf) this.#dropEngine()
         this.#status = { ...this.#status, problem: messageOf(error), code }
         this.#tell(`${code} ${messageOf(error)}`, () =>
           log.add(code === 'UNREACHABLE' ? 'warn' : 'error', 'core-failed', { code, error: messageOf(error) }),
         )
       }
       const backoffMs = Math.min(BACKOFF.mostMs, BACKOFF.firstMs * 2 ** (failures - 1)) * (0.75 + Math.random() / 2)
-      await this.#sleep(failures > 0 ? backoffMs : Math.min(SLOW_MS, this.#nextRetryMs()), failures > 0)
+      await this.#sleep(failures > 0 ? backoffMs : Math.min(SLOW_MS, this.#nextRetryMs()), isDeaf)
     }
     stopWatching()
     this.#dropEngine()
@@ -173,9 +176,9 @@ export class Reconciler {
       this.#seen = { present: new Set(facts.containers.map(({ name }) => name)), prunes: file.core.prune }
       this.#status = describe(file, plans, facts.containers, this.#retries)
       for (const warning of file.warnings) this.#tell(warning, () => log.add('warn', 'core-warning', { warning }))
-      const due = plans.filter(({ name }) => performance.now() >= (this.#retries.get(name)?.untilMs ?? 0))
+      const due = this.#due(plans, facts)
       if (due.every(({ steps }) => steps.length === 0)) return this.#collectGarbage(engine, facts)
-      const outcomes = await executeCore(due, {
+      const { outcomes, lost } = await executeCore(due, {
         engine,
         target: file.core,
         images: facts.images,
@@ -188,13 +191,34 @@ export class Reconciler {
           this.#deps.onStep?.(container, step)
         },
         onStarted: (id) => this.#started.add(id),
+        onStopped: (id) => this.#started.delete(id),
+        planBack: async (name, broken, reason) => {
+          memory.failed.set(name, { ...broken, reason })
+          await memory.save()
+          return planCore(await this.#observe(engine, file)).find((plan) => plan.name === name)
+        },
         adopt: async (id, definition) => {
           memory.adopted.set(id, definition)
           await memory.save()
         },
       })
       for (const outcome of outcomes) await this.#judge(outcome, file)
+      if (lost !== undefined) throw lost
     }
+  }
+
+  /** What is not on its pause, and whose dependencies run, or are about to. */
+  #due(plans: readonly ContainerPlan[], { target, containers }: CoreFacts): readonly ContainerPlan[] {
+    const due = new Map<string, ContainerPlan>()
+    for (const plan of plans) {
+      if (performance.now() < (this.#retries.get(plan.name)?.untilMs ?? 0)) continue
+      const isUp = (other: string) =>
+        containers.some((found) => found.name === other && isRunning(found)) ||
+        plans.some(({ name, state }) => name === other && state === 'as-wanted') ||
+        (due.get(other)?.steps.length ?? 0) > 0
+      if ((target.containers.get(plan.name)?.dependsOn ?? []).every(isUp)) due.set(plan.name, plan)
+    }
+    return [...due.values()]
   }
 
   async #judge(outcome: Outcome, file: CoreFile): Promise<void> {
@@ -210,10 +234,7 @@ export class Reconciler {
     }
     const { code, reason, broken } = outcome
     log.add('error', 'container-failed', { container: name, code, reason })
-    if (broken !== undefined) {
-      memory.failed.set(name, { ...broken, reason })
-      return memory.save()
-    }
+    if (broken !== undefined) return // noted when it went back
     const failures = (this.#retries.get(name)?.failures ?? 0) + 1
     const delayMs = Math.min(RETRY.mostMs, RETRY.firstMs * 2 ** (failures - 1)) * (0.75 + Math.random() / 2)
     this.#retries.set(name, { failures, untilMs: performance.now() + delayMs, code, reason })

@@ -24,6 +24,7 @@ export type SignedImagesDeps = {
 const DIRECTORY = 'images'
 /** After the device's own release, before what it only carries. */
 const PRIORITY = 5
+const STALL_MS = 120_000
 
 /** Images of signed releases: the one that runs, and those that a peer may have for other boards of the same architecture. */
 export class SignedImages {
@@ -67,14 +68,20 @@ export class SignedImages {
     if (index === undefined) throw new FlotillaError('MISSING', `${what}: nobody in reach has its index`)
     const path = `${DIRECTORY}/${artifact.sha256}`
     const file = await store.begin(index, persist, path)
-    const told = setInterval(
-      () => onProgress(`fetching from peers: ${Math.floor((file.have.count * 100) / Math.max(1, file.have.size))} %`),
-      500,
-    )
+    const stalled = new AbortController()
+    let last = { count: file.have.count, atMs: performance.now() }
+    const told = setInterval(() => {
+      const { count, size } = file.have
+      onProgress(`fetching from peers: ${Math.floor((count * 100) / Math.max(1, size))} %`)
+      if (count !== last.count) last = { count, atMs: performance.now() }
+      // What is here is kept; meanwhile a registry or a build may have it, and other images wait.
+      else if (performance.now() > last.atMs + STALL_MS)
+        stalled.abort(new FlotillaError('TIMEOUT', `${what}: no chunk came for ${STALL_MS / 1_000} s`))
+    }, 500)
     try {
       chunks.foundLocally(await store.fillFromDevice(file))
       chunks.want(index, store.holds(index), PRIORITY)
-      await chunks.completed(file, signal)
+      await chunks.completed(file, AbortSignal.any([signal, stalled.signal]))
       const wrong = await store.verify(file, artifact.sha256)
       if (wrong.length > 0)
         throw new FlotillaError('VERIFY_FAILED', `${what}: ${wrong.length} chunks do not read back as written`)

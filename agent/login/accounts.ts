@@ -121,8 +121,8 @@ export class Accounts {
       await mkdir(directory, { recursive: true, mode: 0o755 })
       const path = join(directory, 'authorized_keys')
       const text = keys
-        .filter((key) => key !== '')
-        .map((key) => `${key}\n`)
+        .filter((key) => key !== '' && !key.startsWith('#'))
+        .map((key) => `${restricted(key)}\n`)
         .join('')
       if ((await readFile(path, 'utf8').catch(() => '')) === text) return
       await writeFile(`${path}.new`, text, { mode: 0o644 })
@@ -133,9 +133,25 @@ export class Accounts {
   }
 }
 
+/** No forwarding of ports or sockets: it would end at the host, not in the container. */
+function restricted(key: string): string {
+  const options = 'restrict,pty,agent-forwarding'
+  return /^(ssh-|ecdsa-|sk-)/.test(key) ? `${options} ${key}` : `${options},${key}`
+}
+
 async function readFiles(): Promise<AccountFiles> {
-  const read = (name: string) => readFile(join(ETC, name), 'utf8').catch(() => '')
-  return { passwd: await read('passwd'), group: await read('group'), shadow: await read('shadow') }
+  // What cannot be read is not empty: the file would be replaced by one without root.
+  const read = async (name: string, mayBeMissing: boolean) => {
+    try {
+      return await readFile(join(ETC, name), 'utf8')
+    } catch (cause) {
+      if (mayBeMissing && (cause as NodeJS.ErrnoException).code === 'ENOENT') return ''
+      throw new FlotillaError('DISK_FAILED', `read ${join(ETC, name)}: ${messageOf(cause)}`, { cause })
+    }
+  }
+  const passwd = await read('passwd', false)
+  if (!passwd.includes(':0:')) throw new FlotillaError('DISK_FAILED', `read ${join(ETC, 'passwd')}: root is not in it`)
+  return { passwd, group: await read('group', true), shadow: await read('shadow', true) }
 }
 
 /** A new file beside the old one, with its owner and mode: whoever looks meanwhile sees one or the other. */

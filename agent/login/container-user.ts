@@ -51,8 +51,12 @@ async function readPasswd(container: Docker.Container): Promise<string> {
   if (archive === undefined) return ''
   const parts: Buffer[] = []
   const reader = extract()
+  let isFirst = true
   reader.on('entry', (header, stream, next) => {
-    if ((header.size ?? 0) <= MAX_PASSWD_BYTES) stream.on('data', (part) => parts.push(part as Buffer))
+    // One plain file; a directory of that name may hold as much as it likes.
+    const isIt = isFirst && header.type === 'file' && (header.size ?? 0) <= MAX_PASSWD_BYTES
+    isFirst = false
+    if (isIt) stream.on('data', (part) => parts.push(part as Buffer))
     else stream.resume()
     stream.on('end', () => next())
   })

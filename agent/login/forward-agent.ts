@@ -1,16 +1,21 @@
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { chmod, chown, type FileHandle, mkdir, open, rm } from 'node:fs/promises'
+import { type FileHandle, lchown, mkdir, open, rmdir, unlink } from 'node:fs/promises'
 import { createServer, type Server, type Socket } from 'node:net'
 
 /** Connections at a time that programs in the container may have to the client's SSH agent, for one session. */
 const MAX_CONNECTIONS = 32
+
+/** What a program in the container has not read yet; more and it is cut off. */
+const MOST_UNREAD_BYTES = 1_048_576
 
 export type AgentRelay = {
   /** The socket as the container sees it. */
   readonly path: string
   readonly data: (id: number, data: Uint8Array) => void
   readonly end: (id: number) => void
+  /** Goes on reading what was held back. */
+  readonly resume: () => void
   readonly close: () => Promise<void>
 }
 
@@ -27,7 +32,8 @@ export async function forwardAgent(
   owner: { readonly uid: number; readonly gid: number },
   events: {
     readonly open: (id: number) => void
-    readonly data: (id: number, data: Buffer) => void
+    /** @returns false when it should be held back */
+    readonly data: (id: number, data: Buffer) => boolean
     readonly end: (id: number) => void
   },
 ): Promise<AgentRelay> {
@@ -54,7 +60,9 @@ export async function forwardAgent(
       const id = (next += 1)
       sockets.set(id, socket)
       events.open(id)
-      socket.on('data', (data) => events.data(id, Buffer.from(data)))
+      socket.on('data', (data) => {
+        if (!events.data(id, Buffer.from(data))) socket.pause()
+      })
       socket.on('error', () => {})
       socket.on('close', () => {
         sockets.delete(id)
@@ -63,27 +71,42 @@ export async function forwardAgent(
     })
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject)
-      server.listen(socketPath, resolve)
+      const mask = process.umask(0o177)
+      server.listen(socketPath, () => {
+        process.umask(mask)
+        resolve()
+      })
     })
-    await chmod(socketPath, 0o600)
-    await chown(socketPath, owner.uid, owner.gid)
+    // Never by a name that the container could have made a link meanwhile.
+    await lchown(socketPath, owner.uid, owner.gid)
     await directory.chown(owner.uid, owner.gid)
   } catch (error) {
-    await directory?.close()
-    await rm(outside, { recursive: true, force: true })
-    await tmp.close()
+    await clear(tmp, directory, name)
     throw error
   }
   return {
     path: `/tmp/${name}/agent`,
-    data: (id, data) => void sockets.get(id)?.write(data),
+    data: (id, data) => {
+      const socket = sockets.get(id)
+      if (socket !== undefined && socket.writableLength > MOST_UNREAD_BYTES) socket.destroy()
+      else socket?.write(data)
+    },
+    resume: () => {
+      for (const socket of sockets.values()) socket.resume()
+    },
     end: (id) => void sockets.get(id)?.end(),
     close: async () => {
       for (const socket of sockets.values()) socket.destroy()
       server.close()
-      await directory.close()
-      await rm(outside, { recursive: true, force: true }).catch(() => {}) // the container may be gone
-      await tmp.close()
+      await clear(tmp, directory, name)
     },
   }
+}
+
+/** Removes only what was made, and nothing through a link: the directory belongs to the container's user. What stays is the container's. */
+async function clear(tmp: FileHandle, directory: FileHandle | undefined, name: string): Promise<void> {
+  if (directory !== undefined) await unlink(`/proc/self/fd/${directory.fd}/agent`).catch(() => {})
+  await directory?.close()
+  await rmdir(`/proc/self/fd/${tmp.fd}/${name}`).catch(() => {})
+  await tmp.close()
 }

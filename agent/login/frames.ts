@@ -20,11 +20,14 @@ export const FRAMES = {
   error: 20,
   ready: 21,
   'agent-open': 22,
+  credit: 23,
 } as const
 export type FrameKind = keyof typeof FRAMES
 export type Frame = { readonly kind: FrameKind; readonly payload: Buffer }
 
 export const MAX_FRAME_BYTES = 1_048_576
+/** Input that the shell may send before the agent says that it was taken (`credit`): signals are never stuck behind more. */
+export const INPUT_WINDOW_BYTES = 262_144
 const HEADER_BYTES = 5
 const KINDS = new Map<number, FrameKind>(Object.entries(FRAMES).map(([kind, code]) => [code, kind as FrameKind]))
 

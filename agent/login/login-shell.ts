@@ -1,7 +1,7 @@
 import { createConnection, type Socket } from 'node:net'
 import { userInfo } from 'node:os'
 import { join } from 'node:path'
-import { encodeFrame, type Frame, FrameReader, MAX_FRAME_BYTES } from './frames.ts'
+import { encodeFrame, type Frame, FrameReader, INPUT_WINDOW_BYTES, MAX_FRAME_BYTES } from './frames.ts'
 
 /**
  * The login shell of an account whose sessions land in a container. sshd runs it as `-flotilla-shell` for a terminal and as
@@ -13,29 +13,35 @@ const DIRECTORY = process.env['FLOTILLA_LOGIN_DIRECTORY'] ?? '/run/flotilla/logi
 /** What a session brings along: the language, the terminal, and what SSH says of itself. */
 const PASSED = /^(LANG|LC_[A-Z_]+|TERM|COLORTERM|TZ|GIT_PROTOCOL|SSH_CONNECTION|SSH_CLIENT|SSH_TTY)$/
 const SIGNALS = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2'] as const
+const PARENT_MS = 1_000
 const UNAVAILABLE = 69 // EX_UNAVAILABLE of sysexits.h
 
 const user = userInfo().username
 const isTerminal = process.stdin.isTTY === true
 const agentPath = process.env['SSH_AUTH_SOCK']
 const socket = createConnection({ path: join(DIRECTORY, `${user}.sock`) })
+const parent = process.ppid
 const reader = new FrameReader()
 const agents = new Map<number, Socket>()
 let exitCode = UNAVAILABLE
 let isDone = false
 let progressShown = false
+let window = INPUT_WINDOW_BYTES
 
 socket.on('connect', () => {
   send('open', JSON.stringify(request()))
   process.stdin.on('data', (part: Buffer) => {
-    for (let at = 0; at < part.length; at += MAX_FRAME_BYTES)
-      if (!send('stdin', part.subarray(at, at + MAX_FRAME_BYTES))) process.stdin.pause()
+    for (let at = 0; at < part.length; at += MAX_FRAME_BYTES) send('stdin', part.subarray(at, at + MAX_FRAME_BYTES))
+    window -= part.length
+    if (window <= 0) process.stdin.pause()
   })
+  process.stdout.on('error', () => socket.end()) // who read it is gone
   process.stdin.on('end', () => send('stdin-end'))
   // A terminal that is gone, such as one that was closed.
   process.stdin.on('error', () => send('stdin-end'))
-  socket.on('drain', () => process.stdin.resume())
   if (isTerminal) process.stdout.on('resize', () => send('resize', JSON.stringify(size())))
+  // sshd tells a command without a terminal nothing of a client that is gone; it only goes itself.
+  setInterval(() => process.ppid === parent || socket.destroy(), PARENT_MS).unref()
   for (const signal of SIGNALS) process.on(signal, () => send('signal', signal))
 })
 socket.on('data', (part: Buffer) => {
@@ -93,6 +99,10 @@ function take({ kind, payload }: Frame): void {
       isDone = true
       exitCode = payload.readUInt8(0)
       return void socket.end()
+    case 'credit':
+      window += payload.readUInt32BE(0)
+      if (window > 0) process.stdin.resume()
+      return
     case 'agent-open':
       return openAgent(payload.readUInt32BE(0))
     case 'agent-data':

@@ -13,7 +13,7 @@ export type AccountFiles = { readonly passwd: string; readonly group: string; re
 /**
  * Puts accounts into the files, and takes those out that are not wanted any more. An account is ours when its shell is.
  * Pure. No account gets a group besides its own: whoever is in `docker` is root.
- * @returns the new texts, and the names that an account has which is not ours: those are left alone
+ * @returns the new texts, and the names that an account or a group has which is not ours: those are left alone
  * @see passwd(5), shadow(5)
  */
 export function planAccounts(
@@ -23,7 +23,9 @@ export function planAccounts(
 ): { readonly files: AccountFiles; readonly taken: readonly string[] } {
   const passwd = linesOf(files.passwd)
   const ours = new Set(passwd.filter((line) => fieldOf(line, 6) === shell).map((line) => fieldOf(line, 0)))
-  const taken = new Set(passwd.map((line) => fieldOf(line, 0)).filter((name) => !ours.has(name)))
+  // A group of that name counts too: `docker` and `video` are the host's.
+  const names = [...passwd, ...linesOf(files.group)].map((line) => fieldOf(line, 0))
+  const taken = new Set(names.filter((name) => !ours.has(name)))
   const accounts = wishes.filter(({ name }) => !taken.has(name))
   const wanted = new Set(accounts.map(({ name }) => name))
   const others = (text: string) =>

@@ -35,6 +35,8 @@ export type SessionDeps = {
 }
 
 const POLL_MS = 300
+/** Above what a shell that keeps to its window sends. */
+const MOST_INPUT_BYTES = 4 * 1_048_576
 /** A session that waits for an image may wait long, but not for ever. */
 const MOST_WAIT_MS = 6 * 3_600_000
 const START_MS = 15_000
@@ -61,6 +63,7 @@ export class Session {
   #isEnded = false
   #inputEnded = false
   #early: Buffer[] = []
+  #earlyBytes = 0
   #size: { columns: number; rows: number } | undefined
   #isTty = false
 
@@ -91,9 +94,7 @@ export class Session {
   take({ kind, payload }: Frame): void {
     switch (kind) {
       case 'stdin':
-        if (this.#input === undefined) return this.#keepEarly(payload)
-        if (!this.#input.write(payload)) this.#holdBack(this.#input)
-        return
+        return this.#input === undefined ? this.#keepEarly(payload) : this.#toCommand(this.#input, payload)
       case 'stdin-end':
         this.#inputEnded = true
         this.#input?.end()
@@ -123,9 +124,20 @@ export class Session {
 
   /** Typed before the container was there. */
   #keepEarly(payload: Buffer): void {
-    this.#early.push(Buffer.from(payload))
-    const bytes = this.#early.reduce((sum, part) => sum + part.length, 0)
-    if (bytes > MAX_FRAME_BYTES) this.#socket.pause()
+    this.#earlyBytes += payload.length
+    if (this.#earlyBytes > MOST_INPUT_BYTES) throw new FlotillaError('LIMIT', 'log in: more input than was asked for')
+    if (payload.length > 0) this.#early.push(Buffer.from(payload))
+  }
+
+  /** The shell may send more once this was taken. */
+  #toCommand(input: Duplex, payload: Buffer): void {
+    if (input.writableLength > MOST_INPUT_BYTES)
+      throw new FlotillaError('LIMIT', 'log in: more input than was asked for')
+    input.write(payload, () => {
+      const credit = Buffer.alloc(4)
+      credit.writeUInt32BE(payload.length)
+      this.#send('credit', credit)
+    })
   }
 
   async #run(request: OpenRequest): Promise<number> {
@@ -164,9 +176,8 @@ export class Session {
     this.#size ??= { columns: request.columns, rows: request.rows }
     this.#send('ready')
     void this.#resize()
-    for (const part of this.#early.splice(0)) stream.write(part)
+    for (const part of this.#early.splice(0)) this.#toCommand(stream, part)
     this.#input = stream
-    this.#socket.resume()
     if (this.#inputEnded) stream.end()
     if (this.#socket.destroyed) this.hangUp()
     await this.#relayOutput(stream)
@@ -188,7 +199,8 @@ export class Session {
         await this.#start(container)
         return container.inspect()
       }
-      if (!willBe) throw new FlotillaError('NOT_FOUND', `log in: container ${user.container}: ${reason}`)
+      if (!willBe && state?.Restarting !== true)
+        throw new FlotillaError('NOT_FOUND', `log in: container ${user.container}: ${reason || 'it is not there'}`)
       const news = reason === '' ? `container ${user.container} is being set up` : reason
       if (news !== told) this.#send('progress', news)
       told = news
@@ -257,10 +269,12 @@ export class Session {
 
   /** Without it the session goes on: a key that cannot be reached says so itself. */
   async #forward(pid: number, who: ContainerUser): Promise<AgentRelay | undefined> {
-    const frame = (kind: FrameKind, id: number, data: Uint8Array = Buffer.alloc(0)) => {
+    const frame = (kind: FrameKind, id: number, data: Uint8Array = Buffer.alloc(0)): boolean => {
       const header = Buffer.alloc(4)
       header.writeUInt32BE(id)
-      this.#send(kind, Buffer.concat([header, data]))
+      const isTaken = this.#send(kind, Buffer.concat([header, data]))
+      if (!isTaken) this.#socket.once('drain', () => this.#relay?.resume())
+      return isTaken
     }
     try {
       this.#relay = await forwardAgent(pid, who, {
@@ -337,12 +351,6 @@ export class Session {
         // no group of its own, or gone
       }
     }
-  }
-
-  #holdBack(input: Duplex): void {
-    if (this.#socket.isPaused()) return
-    this.#socket.pause()
-    input.once('drain', () => this.#socket.resume())
   }
 
   #sendAll(kind: FrameKind, bytes: Buffer): boolean {

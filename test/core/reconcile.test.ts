@@ -119,7 +119,7 @@ describe('containers on a real Docker Engine', () => {
     await rig.start()
     await rig.untilSettled('bb')
     expect(rig.steps.indexOf('wait until aa is healthy')).toBeLessThan(rig.steps.indexOf('start bb'))
-    expect(rig.steps.indexOf('start aa')).toBeLessThan(rig.steps.indexOf('create bb'))
+    expect(rig.steps.indexOf('start aa')).toBeLessThan(rig.steps.indexOf('create bb.flotilla-next'))
   })
 
   it('are not stopped while they hold, by file or by word, and are then', async () => {

@@ -144,6 +144,19 @@ describe('SSH sessions', () => {
     expect(text((await rig.ssh('core', ['cat hup'])).stdout)).toBe('got\n')
   })
 
+  it('end what reads nothing when the client is gone, however much was sent', async () => {
+    const client = spawn('ssh', [...rig.options, '-p', String(rig.port), 'core@127.0.0.1', 'echo up; sleep 1234'])
+    client.stdin.on('error', () => {})
+    client.stdin.write(incompressible('flood', 20 * 2 ** 20))
+    await new Promise((resolve) => client.stdout.once('data', resolve))
+    await pause(1_000)
+    client.kill('SIGKILL')
+    const running = async () =>
+      (await rig.ssh('core', ['cat /proc/[0-9]*/cmdline | tr "\\0" " " | grep -c "[s]leep 1234"'])).code === 0
+    for (let n = 0; n < 100 && (await running()); n += 1) await pause(100)
+    expect(await running()).toBe(false)
+  })
+
   it('start a container that was stopped', async () => {
     await rig.engine.docker.getContainer('debian').stop({ t: 0 })
     expect(text((await rig.ssh('core', ['echo here'])).stdout)).toBe('here\n')
@@ -189,6 +202,9 @@ describe('SSH sessions', () => {
     expect((await as(join(rig.directory, 'run/login/core.sock'))).code).toBe(0)
     for (const path of [join(rig.directory, 'run/login/boss.sock'), rig.engine.socket])
       expect((await as(path)).stderr).toContain('EACCES')
+    // Nor the host's ports, through sshd.
+    const port = await rig.ssh('core', [], { first: ['-W', `127.0.0.1:${rig.port}`] })
+    expect(port.stderr).toMatch(/prohibited|forwarding failed|open failed/)
     // An account of the host is left alone, and the others are made all the same.
     expect(passwd).toMatch(/^daemon:.*nologin$/m)
     expect(rig.log).toContain('users.daemon: this host has an account of that name')
