@@ -75,7 +75,9 @@ export class Reconciler {
   #names: readonly string[] = []
   /** What was seen last: names that Docker has, and whether what leaves the file is removed. */
   #seen: { readonly present: ReadonlySet<string>; readonly prunes: boolean } = { present: new Set(), prunes: false }
-  #told = ''
+  /** What was told last of the file, and of what keeps everything back: not again at every look. */
+  #toldWarnings = ''
+  #toldProblem = ''
 
   constructor(deps: ReconcilerDeps) {
     this.#deps = deps
@@ -134,6 +136,7 @@ export class Reconciler {
       try {
         await this.#reconcile()
         failures = 0
+        this.#toldProblem = ''
       } catch (error) {
         if (signal.aborted) break
         failures += 1
@@ -141,9 +144,9 @@ export class Reconciler {
         isDeaf = code === 'UNREACHABLE'
         if (isDeaf) this.#dropEngine()
         this.#status = { ...this.#status, problem: messageOf(error), code }
-        this.#tell(`${code} ${messageOf(error)}`, () =>
-          log.add(code === 'UNREACHABLE' ? 'warn' : 'error', 'core-failed', { code, error: messageOf(error) }),
-        )
+        if (this.#toldProblem !== messageOf(error))
+          log.add(code === 'UNREACHABLE' ? 'warn' : 'error', 'core-failed', { code, error: messageOf(error) })
+        this.#toldProblem = messageOf(error)
       }
       const backoffMs = Math.min(BACKOFF.mostMs, BACKOFF.firstMs * 2 ** (failures - 1)) * (0.75 + Math.random() / 2)
       await this.#sleep(failures > 0 ? backoffMs : Math.min(SLOW_MS, this.#nextRetryMs()), isDeaf)
@@ -175,7 +178,7 @@ export class Reconciler {
       const plans = planCore(facts)
       this.#seen = { present: new Set(facts.containers.map(({ name }) => name)), prunes: file.core.prune }
       this.#status = describe(file, plans, facts.containers, this.#retries)
-      for (const warning of file.warnings) this.#tell(warning, () => log.add('warn', 'core-warning', { warning }))
+      this.#tellWarnings(file.warnings)
       const due = this.#due(plans, facts)
       if (due.every(({ steps }) => steps.length === 0)) return this.#collectGarbage(engine, facts)
       const { outcomes, lost } = await executeCore(due, {
@@ -332,10 +335,11 @@ export class Reconciler {
     )
   }
 
-  #tell(words: string, tell: () => void): void {
-    if (this.#told === words) return
-    this.#told = words
-    tell()
+  #tellWarnings(warnings: readonly string[]): void {
+    const all = warnings.join('\n')
+    if (all !== this.#toldWarnings)
+      for (const warning of warnings) this.#deps.log.add('warn', 'core-warning', { warning })
+    this.#toldWarnings = all
   }
 }
 

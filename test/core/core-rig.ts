@@ -28,6 +28,7 @@ export class CoreRig {
   readonly locks: UpdateLocks
   readonly lockDirectory: string
   readonly steps: string[] = []
+  readonly log: EventLog
   /** Called before each step, with what it is about. */
   onStep: (step: string) => void = () => {}
   #reconciler: Reconciler | undefined
@@ -42,6 +43,7 @@ export class CoreRig {
     this.lockDirectory = join(this.directory, 'locks')
     this.locks = new UpdateLocks(this.lockDirectory)
     for (const path of [this.persist, join(this.data, 'core')]) mkdirSync(path, { recursive: true })
+    this.log = new EventLog(join(this.persist, 'log'), () => {})
   }
 
   get reconciler(): Reconciler {
@@ -60,7 +62,7 @@ export class CoreRig {
   async start(): Promise<void> {
     this.#stop = new AbortController()
     const { signal } = this.#stop
-    const log = new EventLog(join(this.persist, 'log'), () => {})
+    const { log } = this
     const images: ImageKeeper = new ImageKeeper({
       signed: NO_RELEASE as SignedImages,
       remember: async () => {},

@@ -185,12 +185,16 @@ describe('containers on a real Docker Engine', () => {
       mounts: ['/tmp:/mnt'],
       startAfterCreate: true,
     }
-    rig.write({ containers: { core: { ...spec, soon: 'x' } } }, 'config.yaml')
+    rig.write({ containers: { core: { ...spec, soon: 'x', later: 'y' } } }, 'config.yaml')
     await rig.start()
     await rig.untilSettled('core')
     expect(rig.status.warnings.join()).toContain('no such key: soon')
     expect((await rig.inspect('core')).Id).toBe(made.id)
     expect(rig.steps).toEqual(['take over core as it is'])
+    // Each warning is told once, however often the file is looked at.
+    rig.reconciler.poke()
+    await pause(1_000)
+    expect(rig.log.since(0).filter(({ event }) => event === 'core-warning')).toHaveLength(2)
     rig.write({ containers: { core: { ...spec, env: ['container=flotilla'], stopTimeoutSeconds: 0 } } }, 'config.yaml')
     await rig.until('core', ({ state }) => state === 'changing')
     await rig.untilSettled('core')
