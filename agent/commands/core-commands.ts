@@ -2,8 +2,8 @@ import { Command } from 'commander'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { formatRows } from '../../protocol/terminal/print.ts'
 import { askAgent } from '../control/local-api.ts'
-import type { UserStatus } from '../core/open-core.ts'
 import type { CoreStatus } from '../core/reconciler.ts'
+import type { UserStatus } from '../login/open-users.ts'
 
 type Common = { readonly socket: string; readonly json?: boolean }
 

@@ -4,6 +4,7 @@ import { createRequire } from 'node:module'
 import { dirname } from 'node:path'
 import { type ErrorCode, EXIT_CODES, FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
+import { listenPrivately } from './listen-privately.ts'
 
 // An ES import of node:http loads undici for the names it exports: 70 ms and 15 MiB at every start (measured).
 const { createServer, request } = createRequire(import.meta.url)('node:http') as typeof import('node:http')
@@ -43,14 +44,7 @@ export async function serveLocalApi(socketPath: string, routes: LocalApi): Promi
       )
     })
   })
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject)
-    const mask = process.umask(0o117)
-    server.listen(socketPath, () => {
-      process.umask(mask)
-      resolve()
-    })
-  })
+  await listenPrivately(server, socketPath, 0o117)
   return server
 }
 

@@ -347,7 +347,6 @@ function toFound(info: ContainerInspectInfo): FoundContainer {
     problem: State.Error,
     createdMs: Date.parse(info.Created),
     finishedMs: Math.max(0, Date.parse(State.FinishedAt) || 0),
-    pid: State.Pid,
     volumes: info.Mounts.filter(({ Type }) => Type === 'volume').map(({ Name = '', Destination }) => ({
       volume: Name,
       target: Destination,

@@ -1,4 +1,4 @@
-import { lstat, mkdir, stat } from 'node:fs/promises'
+import { lstat, mkdir } from 'node:fs/promises'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { ContainerSpec, HealthCheckSpec } from '../../protocol/core/container-spec.ts'
 import type { SkiffCore } from '../../protocol/core/skiff-core.ts'
@@ -6,12 +6,12 @@ import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors
 import { CONTAINER_LABEL, createOptions, definitionOf } from './create-options.ts'
 import type { Engine } from './engine.ts'
 import { type FoundContainer, isRunning } from './inventory.ts'
-import { type ContainerPlan, type CoreStep, describeStep } from './plan-core.ts'
+import { type ContainerPlan, type CoreStep, describeStep, type ImageFact } from './plan-core.ts'
 
 export type ExecuteDeps = {
   readonly engine: Engine
   readonly target: SkiffCore
-  readonly images: ReadonlyMap<string, { readonly id: string } | { readonly waiting: string }>
+  readonly images: ReadonlyMap<string, ImageFact>
   readonly lockDirectory: string
   /** Sources of mounts below it are made; what is missing elsewhere is a mistake. */
   readonly dataDirectory: string
@@ -196,11 +196,7 @@ async function requireSources(name: string, spec: ContainerSpec, dataDirectory: 
 
 async function exists(path: string): Promise<boolean> {
   return lstat(path).then(
-    () =>
-      stat(path).then(
-        () => true,
-        () => true,
-      ),
+    () => true,
     () => false,
   )
 }

@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { placeOf } from '../../protocol/boot/slot-layout.ts'
 import { withTag } from '../../protocol/core/image-name.ts'
 import type { ImageSpec, SkiffCore } from '../../protocol/core/skiff-core.ts'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
@@ -6,6 +7,7 @@ import type { EventLog } from '../control/event-log.ts'
 import { openBuildContext } from './build-context.ts'
 import { readCredentials } from './credentials.ts'
 import type { Engine } from './engine.ts'
+import { growingPauseMs } from './growing-pause.ts'
 import type { ImageFact } from './plan-core.ts'
 import { type ImageSource, planImage } from './plan-image.ts'
 import type { SignedImage, SignedImages } from './signed-images.ts'
@@ -29,7 +31,6 @@ type Job = {
   readonly key: string
   state: 'getting' | 'done' | 'failed'
   progress: string
-  id: string
   reason: string
   retryMs: number
   failures: number
@@ -54,12 +55,6 @@ export class ImageKeeper {
     const facts = new Map<string, ImageFact>()
     for (const name of names) facts.set(name, await this.#fact(engine, name, core.images.get(name)))
     return facts
-  }
-
-  /** How far the getting of an image is, for who waits; undefined when nothing is got. */
-  progress(name: string): string | undefined {
-    const job = this.#jobs.get(name)
-    return job?.state === 'getting' ? job.progress : undefined
   }
 
   /** Tries again at once what failed. */
@@ -91,7 +86,6 @@ export class ImageKeeper {
       key,
       state: 'getting',
       progress: 'looking for it',
-      id: '',
       reason: '',
       retryMs: 0,
       failures: job?.key === key ? job.failures : 0,
@@ -111,7 +105,6 @@ export class ImageKeeper {
           job.progress = text
         })
         if (id === undefined) continue
-        job.id = id
         job.state = 'done'
         if (source !== 'engine') log.add('info', 'image', { image: name, from: source, id })
         return onChange()
@@ -123,7 +116,7 @@ export class ImageKeeper {
     job.failures += 1
     job.state = 'failed'
     job.reason = reasons.length === 0 ? nowhere(name, spec) : reasons.join('; ')
-    const delayMs = Math.min(RETRY.mostMs, RETRY.firstMs * 2 ** (job.failures - 1)) * (0.75 + Math.random() / 2)
+    const delayMs = growingPauseMs(job.failures, RETRY)
     job.retryMs = performance.now() + delayMs
     log.add('warn', 'image-failed', { image: name, reason: job.reason, retrySeconds: Math.round(delayMs / 1_000) })
     onChange()
@@ -141,7 +134,9 @@ export class ImageKeeper {
     switch (source) {
       case 'release': {
         const found = signed.released(name)
-        return found && this.#load(engine, found, join(persistPath, 'artifacts', found.artifact.sha256), onProgress)
+        if (found === undefined) return undefined
+        const { path } = placeOf(found.release.id, found.artifact)
+        return this.#load(engine, found, join(persistPath, path), onProgress)
       }
       case 'engine':
         return checked(engine, name, (await engine.image(name))?.id)

@@ -23,8 +23,6 @@ export type FoundContainer = {
   readonly problem: string
   readonly createdMs: number
   readonly finishedMs: number
-  /** Of its first process, as the host counts; 0 while it does not run. */
-  readonly pid: number
   /** Volumes that it mounts, named ones and those that its image asked for. */
   readonly volumes: readonly CarriedVolume[]
   /** What tells whether it was made as a file says: Docker's own fields. */

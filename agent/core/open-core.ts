@@ -1,9 +1,7 @@
 import { join } from 'node:path'
 import { placeOf } from '../../protocol/boot/slot-layout.ts'
-import type { ContainerImage, Release, ReleaseDescription } from '../../protocol/release/description.ts'
+import type { Release } from '../../protocol/release/description.ts'
 import type { ReleasePointer } from '../../protocol/release/find-release.ts'
-import type { UserSpec } from '../../protocol/core/skiff-core.ts'
-import { messageOf } from '../../protocol/errors.ts'
 import { shape } from '../../protocol/shape.ts'
 import type { EventLog } from '../control/event-log.ts'
 import type { LocalApi } from '../control/local-api.ts'
@@ -12,8 +10,8 @@ import type { ChunkSource } from '../slots/write-release.ts'
 import type { ArtifactStore } from '../store/artifact-store.ts'
 import type { Disk } from '../store/disk.ts'
 import type { ReleaseFetcher } from '../store/release-fetcher.ts'
-import { Accounts } from '../login/accounts.ts'
 import { LoginServer } from '../login/login-server.ts'
+import { openUsers, type UserStatus } from '../login/open-users.ts'
 import type { Readiness } from '../login/session.ts'
 import { CoreMemory } from './core-memory.ts'
 import { SETTLE_MS } from './execute-core.ts'
@@ -52,14 +50,6 @@ export type Core = {
   readonly stop: () => Promise<void>
 }
 
-/** An account as `flotilla core status` shows it. */
-export type UserStatus = {
-  readonly name: string
-  readonly container: string
-  /** Why nobody can log in with it; empty when one can. */
-  readonly problem: string
-}
-
 /** Joins the parts that keep containers as `skiff-core.yaml` says, and starts them. */
 export async function openCore(deps: CoreDeps): Promise<Core> {
   const stop = new AbortController()
@@ -93,10 +83,11 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
     released: () => releasedFile(deps.running(), deps.persistPath),
     images,
     memory,
-    imagesInSlots: async () =>
-      new Set(
-        (await deps.releasesInSlots()).flatMap(({ description }) => imagesOf(description).map(({ digest }) => digest)),
-      ),
+    imagesInSlots: async () => {
+      const releases = await deps.releasesInSlots()
+      const artifacts = releases.flatMap(({ description }) => description.artifacts)
+      return new Set(artifacts.flatMap(({ image }) => image?.digest ?? []))
+    },
     locks,
     lockDirectory,
     dataDirectory: deps.dataDirectory,
@@ -124,44 +115,10 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
   }
 }
 
-function imagesOf({ artifacts }: ReleaseDescription): readonly ContainerImage[] {
-  return artifacts.flatMap(({ image }) => image ?? [])
-}
-
 /** Where the release's file lies, undefined when it brings none. */
 function releasedFile(release: Release | undefined, persistPath: string): string | undefined {
   const artifact = release?.description.artifacts.find(({ kind }) => kind === 'skiff-core')
   return release && artifact && join(persistPath, placeOf(release.id, artifact).path)
-}
-
-/** Accounts and their sockets, as the file says. What keeps one back keeps no container back. */
-async function openUsers({ persist, dataDirectory, loginShell, log }: CoreDeps, logins: LoginServer) {
-  let told = ''
-  let status: readonly UserStatus[] = []
-  const accounts =
-    loginShell === undefined ? undefined : await Accounts.open(persist, join(dataDirectory, 'home'), loginShell)
-  const problemsOf = async (users: ReadonlyMap<string, UserSpec>): Promise<(name: string) => string> => {
-    if (users.size > 0 && accounts === undefined) return () => 'accounts: false in agent.yaml'
-    if (users.size > 0 && process.getuid?.() !== 0) return () => 'accounts are made by root only'
-    if (accounts === undefined || process.getuid?.() !== 0) return () => ''
-    try {
-      const problems = await accounts.follow(users)
-      await logins.follow(users, (name) => (problems.has(name) ? undefined : accounts.uid(name)))
-      return (name) => problems.get(name) ?? ''
-    } catch (error) {
-      return () => messageOf(error)
-    }
-  }
-  return {
-    status: () => status,
-    follow: async (users: ReadonlyMap<string, UserSpec>) => {
-      const problemOf = await problemsOf(users)
-      status = [...users].map(([name, { container }]) => ({ name, container, problem: problemOf(name) }))
-      const problems = [...new Set(status.map(({ problem }) => problem).filter(Boolean))].join('; ')
-      if (problems !== told && problems !== '') log.add('error', 'users-failed', { error: problems })
-      told = problems
-    },
-  }
 }
 
 /** Whether it is worth to wait for a container, for who wants to log into it. */

@@ -63,7 +63,6 @@ class Model {
       problem: '',
       createdMs: this.clock,
       finishedMs: 0,
-      pid: 0,
       volumes: [
         { volume: 'data', target: '/data' },
         { volume: 'a'.repeat(64), target: '/made-by-image' },

@@ -6,6 +6,7 @@ import type { CoreMemory } from './core-memory.ts'
 import { CONTAINER_LABEL, definitionOf } from './create-options.ts'
 import { Engine } from './engine.ts'
 import { executeCore, type Outcome } from './execute-core.ts'
+import { growingPauseMs } from './growing-pause.ts'
 import type { ImageKeeper } from './image-keeper.ts'
 import { type FoundContainer, isRunning } from './inventory.ts'
 import { type ContainerPlan, type CoreFacts, describeStep, planCore } from './plan-core.ts'
@@ -68,7 +69,7 @@ export class Reconciler {
   #engine: Engine | undefined
   #watching: AbortController | undefined
   #started = new Set<string>()
-  readonly #retries = new Map<string, { failures: number; untilMs: number; code: string; reason: string }>()
+  readonly #retries = new Map<string, { failures: number; untilMs: number; reason: string }>()
   #wake: () => void = () => {}
   #isDirty = false
   #status: CoreStatus = { file: '', warnings: [], problem: '', code: '', containers: [] }
@@ -148,8 +149,8 @@ export class Reconciler {
           log.add(code === 'UNREACHABLE' ? 'warn' : 'error', 'core-failed', { code, error: messageOf(error) })
         this.#toldProblem = messageOf(error)
       }
-      const backoffMs = Math.min(BACKOFF.mostMs, BACKOFF.firstMs * 2 ** (failures - 1)) * (0.75 + Math.random() / 2)
-      await this.#sleep(failures > 0 ? backoffMs : Math.min(SLOW_MS, this.#nextRetryMs()), isDeaf)
+      const pauseMs = failures > 0 ? growingPauseMs(failures, BACKOFF) : Math.min(SLOW_MS, this.#nextRetryMs())
+      await this.#sleep(pauseMs, isDeaf)
     }
     stopWatching()
     this.#dropEngine()
@@ -239,8 +240,7 @@ export class Reconciler {
     log.add('error', 'container-failed', { container: name, code, reason })
     if (broken !== undefined) return // noted when it went back
     const failures = (this.#retries.get(name)?.failures ?? 0) + 1
-    const delayMs = Math.min(RETRY.mostMs, RETRY.firstMs * 2 ** (failures - 1)) * (0.75 + Math.random() / 2)
-    this.#retries.set(name, { failures, untilMs: performance.now() + delayMs, code, reason })
+    this.#retries.set(name, { failures, untilMs: performance.now() + growingPauseMs(failures, RETRY), reason })
   }
 
   /** Containers that are gone need no memory, and images of releases that are gone no room. One that something uses stays. */

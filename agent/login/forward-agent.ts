@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, lchown, mkdir, open, rmdir, unlink } from 'node:fs/promises'
 import { createServer, type Server, type Socket } from 'node:net'
+import { listenPrivately } from '../control/listen-privately.ts'
 
 /** Connections at a time that programs in the container may have to the client's SSH agent, for one session. */
 const MAX_CONNECTIONS = 32
@@ -69,14 +70,7 @@ export async function forwardAgent(
         events.end(id)
       })
     })
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject)
-      const mask = process.umask(0o177)
-      server.listen(socketPath, () => {
-        process.umask(mask)
-        resolve()
-      })
-    })
+    await listenPrivately(server, socketPath, 0o177)
     // Never by a name that the container could have made a link meanwhile.
     await lchown(socketPath, owner.uid, owner.gid)
     await directory.chown(owner.uid, owner.gid)

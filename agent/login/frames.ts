@@ -3,7 +3,7 @@ import { parseJson, shape } from '../../protocol/shape.ts'
 
 /**
  * What goes between the login shell and the agent: one byte for the kind, four for the length, the payload.
- * From the shell: `open` … `agent-end`; from the agent: `stdout` … `agent-open`; `agent-data` and `agent-end` both ways.
+ * From the shell: `open` … `agent-end`; from the agent: `stdout` … `credit`; `agent-data` and `agent-end` both ways.
  */
 export const FRAMES = {
   open: 0,
@@ -28,6 +28,10 @@ export type Frame = { readonly kind: FrameKind; readonly payload: Buffer }
 export const MAX_FRAME_BYTES = 1_048_576
 /** Input that the shell may send before the agent says that it was taken (`credit`): signals are never stuck behind more. */
 export const INPUT_WINDOW_BYTES = 262_144
+/** Signals that go through to the command. */
+export const SIGNALS = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2'] as const
+/** The exit code that says that there was no session: EX_UNAVAILABLE of sysexits.h. */
+export const UNAVAILABLE = 69
 const HEADER_BYTES = 5
 const KINDS = new Map<number, FrameKind>(Object.entries(FRAMES).map(([kind, code]) => [code, kind as FrameKind]))
 
@@ -38,6 +42,13 @@ export function encodeFrame(kind: FrameKind, payload: Uint8Array | string = ''):
   header[0] = FRAMES[kind]
   header.writeUInt32BE(bytes.length, 1)
   return Buffer.concat([header, bytes])
+}
+
+/** The payload of `agent-*` (a connection, and what it carries) and of `credit` (bytes). */
+export function encodeNumber(number: number, data: Uint8Array = Buffer.alloc(0)): Buffer {
+  const bytes = Buffer.alloc(4)
+  bytes.writeUInt32BE(number)
+  return Buffer.concat([bytes, data])
 }
 
 /** Cuts a stream into frames, whatever pieces it comes in. Holds one frame at most. */

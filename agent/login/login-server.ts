@@ -1,4 +1,4 @@
-import { chmod, chown, mkdir, rm } from 'node:fs/promises'
+import { chown, mkdir, rm } from 'node:fs/promises'
 import { createServer, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
 import type Docker from 'dockerode'
@@ -6,6 +6,7 @@ import type { UserSpec } from '../../protocol/core/skiff-core.ts'
 import { dropOldest } from '../../protocol/bounded-map.ts'
 import { messageOf } from '../../protocol/errors.ts'
 import type { EventLog } from '../control/event-log.ts'
+import { listenPrivately } from '../control/listen-privately.ts'
 import type { ContainerUser } from './container-user.ts'
 import { FrameReader } from './frames.ts'
 import { type Readiness, Session } from './session.ts'
@@ -62,15 +63,7 @@ export class LoginServer {
     const { default: Client } = await import('dockerode') // not needed to start
     const docker = new Client({ socketPath: this.#deps.engineSocket })
     const server = createServer((socket) => this.#accept(account, docker, socket))
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject)
-      const mask = process.umask(0o177)
-      server.listen(path, () => {
-        process.umask(mask)
-        resolve()
-      })
-    })
-    await chmod(path, 0o600)
+    await listenPrivately(server, path, 0o177)
     await chown(path, uid, uid)
     this.#doors.set(account, { server, user, uid, sessions: 0 })
   }

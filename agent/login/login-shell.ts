@@ -1,7 +1,17 @@
 import { createConnection, type Socket } from 'node:net'
 import { userInfo } from 'node:os'
 import { join } from 'node:path'
-import { encodeFrame, type Frame, FrameReader, INPUT_WINDOW_BYTES, MAX_FRAME_BYTES } from './frames.ts'
+import { bar } from '../../protocol/terminal/print.ts'
+import {
+  encodeFrame,
+  encodeNumber,
+  type Frame,
+  FrameReader,
+  INPUT_WINDOW_BYTES,
+  MAX_FRAME_BYTES,
+  SIGNALS,
+  UNAVAILABLE,
+} from './frames.ts'
 
 /**
  * The login shell of an account whose sessions land in a container. sshd runs it as `-flotilla-shell` for a terminal and as
@@ -12,9 +22,7 @@ import { encodeFrame, type Frame, FrameReader, INPUT_WINDOW_BYTES, MAX_FRAME_BYT
 const DIRECTORY = process.env['FLOTILLA_LOGIN_DIRECTORY'] ?? '/run/flotilla/login'
 /** What a session brings along: the language, the terminal, and what SSH says of itself. */
 const PASSED = /^(LANG|LC_[A-Z_]+|TERM|COLORTERM|TZ|GIT_PROTOCOL|SSH_CONNECTION|SSH_CLIENT|SSH_TTY)$/
-const SIGNALS = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2'] as const
 const PARENT_MS = 1_000
-const UNAVAILABLE = 69 // EX_UNAVAILABLE of sysexits.h
 
 const user = userInfo().username
 const isTerminal = process.stdin.isTTY === true
@@ -75,8 +83,8 @@ function size() {
   return { columns: process.stdout.columns ?? 0, rows: process.stdout.rows ?? 0 }
 }
 
-function send(...frame: Parameters<typeof encodeFrame>): boolean {
-  return socket.writable ? socket.write(encodeFrame(...frame)) : true
+function send(...frame: Parameters<typeof encodeFrame>): void {
+  if (socket.writable) socket.write(encodeFrame(...frame))
 }
 
 function take({ kind, payload }: Frame): void {
@@ -127,28 +135,21 @@ function showProgress(text: string): void {
     return
   }
   const [, percent] = / (\d{1,3}) %/.exec(text) ?? []
-  const full = Math.round((Math.min(100, Number(percent ?? 0)) * 24) / 100)
-  const bar = percent === undefined ? '' : `${'█'.repeat(full)}${'░'.repeat(24 - full)} `
-  if (text !== '' || progressShown) process.stderr.write(`\r\x1b[K${text === '' ? '' : `${bar}${text}`}`)
+  const shown = percent === undefined ? text : `${bar(Number(percent), 24)} ${text}`
+  if (text !== '' || progressShown) process.stderr.write(`\r\x1b[K${shown}`)
   progressShown = text !== ''
-}
-
-function agentFrame(kind: 'agent-data' | 'agent-end', id: number, data: Uint8Array = Buffer.alloc(0)): void {
-  const header = Buffer.alloc(4)
-  header.writeUInt32BE(id)
-  send(kind, Buffer.concat([header, data]))
 }
 
 /** Somebody in the container asks the client's SSH agent. This process may reach it: it runs as the account. */
 function openAgent(id: number): void {
-  if (agentPath === undefined) return agentFrame('agent-end', id)
+  if (agentPath === undefined) return send('agent-end', encodeNumber(id))
   const agent = createConnection({ path: agentPath })
   agents.set(id, agent)
-  agent.on('data', (data: Buffer) => agentFrame('agent-data', id, data))
+  agent.on('data', (data: Buffer) => send('agent-data', encodeNumber(id, data)))
   agent.on('error', () => {})
   agent.on('close', () => {
     agents.delete(id)
-    agentFrame('agent-end', id)
+    send('agent-end', encodeNumber(id))
   })
 }
 

@@ -9,12 +9,15 @@ import { type ContainerUser, findContainerUser } from './container-user.ts'
 import { type AgentRelay, forwardAgent } from './forward-agent.ts'
 import {
   encodeFrame,
+  encodeNumber,
   type Frame,
   type FrameKind,
   MAX_FRAME_BYTES,
   type OpenRequest,
   parseOpen,
   parseSize,
+  SIGNALS,
+  UNAVAILABLE,
 } from './frames.ts'
 
 /** How the account's container stands, as the reconciler knows it. */
@@ -42,7 +45,6 @@ const MOST_WAIT_MS = 6 * 3_600_000
 const START_MS = 15_000
 /** Shells that read a login's files with `-l`. */
 const LOGIN_SHELLS = ['sh', 'ash', 'bash', 'dash', 'ksh', 'mksh', 'zsh', 'fish']
-const SIGNALS = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2'] as const
 /** Where distributions keep the program; sshd names the host's. */
 const SFTP = `for p in /usr/lib/openssh /usr/libexec /usr/lib/ssh /usr/libexec/openssh /usr/lib/misc /usr/lib /run/current-system/sw/libexec; do
   [ -x "$p/sftp-server" ] && exec "$p/sftp-server"
@@ -79,7 +81,7 @@ export class Session {
       if (open.kind !== 'open') throw new FlotillaError('BAD_FRAME', 'log in: a session begins with another word')
       code = await this.#run(parseOpen(open.payload))
     } catch (error) {
-      code = 69 // EX_UNAVAILABLE
+      code = UNAVAILABLE
       const says = error instanceof FlotillaError ? error.message : messageOf(error).trim()
       this.#send('error', `${says}\r\n(whoever has a root key reaches the host itself: ssh root@…)`)
     } finally {
@@ -133,11 +135,7 @@ export class Session {
   #toCommand(input: Duplex, payload: Buffer): void {
     if (input.writableLength > MOST_INPUT_BYTES)
       throw new FlotillaError('LIMIT', 'log in: more input than was asked for')
-    input.write(payload, () => {
-      const credit = Buffer.alloc(4)
-      credit.writeUInt32BE(payload.length)
-      this.#send('credit', credit)
-    })
+    input.write(payload, () => void this.#send('credit', encodeNumber(payload.length)))
   }
 
   async #run(request: OpenRequest): Promise<number> {
@@ -269,10 +267,8 @@ export class Session {
 
   /** Without it the session goes on: a key that cannot be reached says so itself. */
   async #forward(pid: number, who: ContainerUser): Promise<AgentRelay | undefined> {
-    const frame = (kind: FrameKind, id: number, data: Uint8Array = Buffer.alloc(0)): boolean => {
-      const header = Buffer.alloc(4)
-      header.writeUInt32BE(id)
-      const isTaken = this.#send(kind, Buffer.concat([header, data]))
+    const frame = (kind: FrameKind, id: number, data?: Uint8Array): boolean => {
+      const isTaken = this.#send(kind, encodeNumber(id, data))
       if (!isTaken) this.#socket.once('drain', () => this.#relay?.resume())
       return isTaken
     }

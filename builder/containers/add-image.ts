@@ -21,12 +21,12 @@ export type AddedImage = ContainerImage & {
 
 const DIRECTORY = 'containers'
 
-/** The archive of an image among the images of a release: `containers/<name>.tar`, whatever its tag. */
-function fileOf(images: string, name: string): string {
+/** The archive of an image, relative to the images of a release: `containers/<name>.tar`, whatever its tag. */
+function fileOf(name: string): string {
   const plain = withTag(name)
     .replace(/:[^:/]*$/, '')
     .replaceAll(/[^\w.-]+/g, '_')
-  return join(images, DIRECTORY, `${plain}.tar`)
+  return `${DIRECTORY}/${plain}.tar`
 }
 
 /**
@@ -47,10 +47,12 @@ export async function addImage(
   mkdirSync(join(images, DIRECTORY), { recursive: true })
   const fresh = join(images, DIRECTORY, '.added.tar')
   const image = await normalizeImage(await source(), fresh, name)
-  const file = fileOf(images, image.name)
+  const relative = fileOf(image.name)
+  const file = join(images, relative)
   const held = new Set<string>()
   const isNew = !existsSync(file)
-  for (const path of archives(images)) for (const hash of hashesOf(path).keys()) held.add(hash)
+  for (const relativePath of archives(images))
+    for (const hash of hashesOf(join(images, relativePath)).keys()) held.add(hash)
   const hashes = hashesOf(fresh)
   let fetchBytes = 0
   let lengthBytes = 0
@@ -60,7 +62,6 @@ export async function addImage(
   }
   renameSync(fresh, file)
   const manifest = readManifest(images)
-  const relative = file.slice(images.length).replace(/^\/+/, '')
   if (manifest !== undefined && !manifest.files.includes(relative))
     writeManifest(images, { ...manifest, files: [...manifest.files, relative].sort() })
   return { ...image, file, lengthBytes, fetchBytes, isNew }
@@ -69,7 +70,7 @@ export async function addImage(
 /** The images that are among the images of a release. @throws FlotillaError BAD_INPUT for an archive that cannot be read */
 export async function listImages(images: string): Promise<ReadonlyMap<string, ContainerImage>> {
   const found = new Map<string, ContainerImage>()
-  for (const path of archives(images)) found.set(`${DIRECTORY}/${path.split('/').at(-1)}`, await describeImage(path))
+  for (const relative of archives(images)) found.set(relative, await describeImage(join(images, relative)))
   const names = [...found.values()].map(({ name, architecture }) => `${name} for ${architecture}`)
   const twice = names.find((name, at) => names.indexOf(name) !== at)
   if (twice !== undefined) throw new FlotillaError('BAD_INPUT', `images in ${images}: ${twice} is there twice`)
@@ -78,11 +79,11 @@ export async function listImages(images: string): Promise<ReadonlyMap<string, Co
 
 /** @throws FlotillaError NOT_FOUND */
 export function removeImage(images: string, name: string): void {
-  const file = fileOf(images, name)
+  const relative = fileOf(name)
+  const file = join(images, relative)
   if (!existsSync(file)) throw new FlotillaError('NOT_FOUND', `remove image ${name}: ${file} is not there`)
   rmSync(file)
   const manifest = readManifest(images)
-  const relative = file.slice(images.length).replace(/^\/+/, '')
   if (manifest !== undefined)
     writeManifest(images, { ...manifest, files: manifest.files.filter((one) => one !== relative) })
 }
@@ -148,13 +149,14 @@ async function engineCall<T>(what: string, call: () => Promise<T>): Promise<T> {
   }
 }
 
+/** Relative to the images. */
 function archives(images: string): readonly string[] {
   const directory = join(images, DIRECTORY)
   if (!existsSync(directory)) return []
   return readdirSync(directory)
     .filter((name) => /^[^.].*\.tar(\.(gz|zst))?$/.test(name))
     .sort()
-    .map((name) => join(directory, name))
+    .map((name) => `${DIRECTORY}/${name}`)
 }
 
 function hashesOf(path: string): ReadonlyMap<string, { readonly length: number; readonly times: number }> {

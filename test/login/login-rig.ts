@@ -1,9 +1,9 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { chmodSync, copyFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { stringify } from 'yaml'
 import { CACHE } from '../fleet/build-images.ts'
+import { freePort } from '../fleet/network.ts'
 import { EngineRig } from '../core/engine-rig.ts'
 import { debianTree } from '../machine/debian-trees.ts'
 
@@ -174,12 +174,4 @@ type RunOptions = {
   readonly first?: readonly string[]
   /** It said something. */
   readonly onStderr?: () => void
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const address = server.address()
-  await new Promise((resolve) => server.close(resolve))
-  return typeof address === 'object' && address !== null ? address.port : 0
 }

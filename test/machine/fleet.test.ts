@@ -24,9 +24,7 @@ describe('three virtual machines on one network, with the real systemd-boot', { 
   afterAll(() => fleet.close())
 
   async function versionsHeardBy(name: string): Promise<(readonly [string, string])[]> {
-    const rows = await fleet.flotilla('fleet', '--via', fleet.device(name).address, '--json')
-    const heard = JSON.parse(rows) as { name: string; version: string }[]
-    return heard.map((row) => [row.name, row.version] as const).toSorted()
+    return (await fleet.heardBy(name)).map((row) => [row.name, row.version] as const).toSorted()
   }
 
   it('all end proven on the release that one of them was seeded with, and really started it', async () => {

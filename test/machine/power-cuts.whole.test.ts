@@ -68,13 +68,11 @@ describe.each(MACHINE_FAMILIES)('power cuts on a virtual machine with the real %
     await fleet.flotilla('seed', fleet.device(name).address, next, '--until', 'all', '--timeout', '900')
     // It may have run the release from the start: what counts is what it says of itself.
     for (const deadline = performance.now() + UPGRADED_MS; ; await pause(1_000)) {
-      const rows = await fleet.flotilla('fleet', '--via', fleet.device(name).address, '--json').catch(() => '[]')
-      const [row] = (JSON.parse(rows) as { name: string; version: string; state: string }[]).filter(
-        (found) => found.name === name,
-      )
+      const rows = await fleet.heardBy(name).catch(() => [])
+      const row = rows.find((found) => found.name === name)
       if (row?.version === '2.0' && row.state === 'proven') break
       if (performance.now() > deadline)
-        throw new Error(`${name} does not finish: ${rows}\n${machine.console.slice(-3_000)}`)
+        throw new Error(`${name} does not finish: ${JSON.stringify(rows)}\n${machine.console.slice(-3_000)}`)
     }
     const [, slot] = /flotilla-init: slot (\w+)/.exec(machine.console) ?? []
     await fleet.cut(name)

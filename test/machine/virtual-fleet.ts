@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { stringify } from 'yaml'
 import { writeDiskImage } from '../../builder/images/write-disk-image.ts'
+import type { FleetRow } from '../../protocol/gossip/fleet-rows.ts'
 import { imageSet } from '../fleet/build-images.ts'
 import { installLoader, makeLoaderImages } from './boot-files.ts'
 import { MachineImages, type Variant } from './machine-images.ts'
@@ -123,6 +124,11 @@ export class VirtualFleet {
     })
     device.machine = machine
     return machine
+  }
+
+  /** The fleet as a device has heard of it. @throws when it cannot be asked */
+  async heardBy(name: string): Promise<readonly FleetRow[]> {
+    return JSON.parse(await this.flotilla('fleet', '--via', this.device(name).address, '--json')) as FleetRow[]
   }
 
   /** Pulls the plug. */
