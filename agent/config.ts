@@ -8,6 +8,7 @@ import {
 import { FlotillaError } from '../protocol/errors.ts'
 import { NAME_PATTERN, shape } from '../protocol/shape.ts'
 import { type MaintenanceWindow, parseWindow } from './control/reboot-gate.ts'
+import { type BackupConfig, toBackupConfig } from './backup/backup-config.ts'
 import type { TrafficRules } from './control/traffic-policy.ts'
 import type { BuiltInRules } from './health/judge-health.ts'
 
@@ -56,6 +57,7 @@ export type AgentConfig = {
   readonly trafficFile: string
   /** Scheduling class of the agent: 0 … 19, higher yields more. */
   readonly nice: number
+  readonly backups: BackupConfig
 }
 
 /** A configuration is a page, not a book: parsing megabytes of YAML takes seconds. */
@@ -90,6 +92,7 @@ const DEFAULTS = {
   traffic: {},
   trafficFile: '/run/flotilla/traffic',
   nice: 10,
+  backups: {},
 }
 
 /**
@@ -158,6 +161,7 @@ function toConfig(json: Readonly<Record<string, unknown>>): AgentConfig {
     traffic: toTraffic(shape.object(json['traffic'], 'traffic')),
     trafficFile: path('trafficFile'),
     nice: shape.integer(json['nice'], 'nice', 0, 19),
+    backups: toBackupConfig(shape.object(json['backups'], 'backups')),
     healthDirectory: path('healthDirectory'),
     checkTimeoutMs: shape.integer(json['checkTimeoutSeconds'], 'checkTimeoutSeconds', 1, 3_600) * 1_000,
     builtIn: { peers: rule('peers'), engine: rule('engine'), containers: rule('containers') },

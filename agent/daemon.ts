@@ -22,6 +22,7 @@ import { serveLocalApi } from './control/local-api.ts'
 import { RoundTripWatch } from './control/round-trips.ts'
 import { TrafficGuard } from './control/traffic-guard.ts'
 import { yieldToTheRobot } from './control/yield-to-the-robot.ts'
+import { type Backups, openBackups } from './backup/open-backups.ts'
 import { type Core, openCore } from './core/open-core.ts'
 import { OwnRecord } from './control/own-record.ts'
 import { judgeGate } from './control/reboot-gate.ts'
@@ -93,7 +94,8 @@ export class Agent {
       this.#ended = resolve
     })
     const certificateBytes = await this.#readOwn('certificate.json')
-    const identity = identityFromSeed(await this.#readOwn('identity.key'))
+    const seed = await this.#readOwn('identity.key')
+    const identity = identityFromSeed(seed)
     const { certificate } = parseCertificate(certificateBytes)
     if (certificate.device !== identity.id)
       throw new FlotillaError('BAD_CONFIG', 'start: certificate.json is for another device key; enrol the device again')
@@ -193,7 +195,11 @@ export class Agent {
       trusted: () => trust.set,
       gate: async () =>
         judgeGate(
-          [...(await this.#holds.current()), ...(await core.holds())],
+          [
+            ...(await this.#holds.current()),
+            ...(await core.holds()),
+            ...(await backups.holdFor(updater.state.target?.id)),
+          ],
           performance.now(),
           this.#config.maintenance,
           new Date(),
@@ -228,7 +234,26 @@ export class Agent {
     // Members first: a question that comes before its asker is known would be lost.
     for (const member of node.members()) this.#members.joined(member)
     await driver.start()
+    const opened = await openBackups({
+      config: this.#config.backups,
+      persist: this.#persist,
+      persistPath: this.#config.persist,
+      dataDirectory: this.#config.skiff,
+      engineSocket: this.#config.engineSocket,
+      self: identity.id,
+      seed,
+      node,
+      book: sync.book,
+      policy: () => trust.policy,
+      floorMs: () => timeFloorMs(trust.set),
+      signedImages: () => imagesIn(updater.running),
+      isBusy: () => updater.state.phase === 'fetching',
+      spend: (peer, bytes) => driver.spend(peer, bytes),
+      onMoved: (direction, bytes, peer) => moved[direction](bytes, peer),
+      log: this.#log,
+    })
     const core: Core = await openCore({
+      onEngine: opened.onEngine,
       persist: this.#persist,
       persistPath: this.#config.persist,
       dataDirectory: this.#config.skiff,
@@ -243,6 +268,7 @@ export class Agent {
       chunks,
       log: this.#log,
     })
+    const backups: Backups = await opened.start(core)
     const view: AgentView = {
       identity,
       certificate,
@@ -260,6 +286,7 @@ export class Agent {
       holds: this.#holds,
       traffic,
       core,
+      backups,
       counters: moved,
     }
     const own = await OwnRecord.open(
@@ -309,6 +336,7 @@ export class Agent {
     roundTrips.stop()
     driver.stop()
     api.close()
+    await backups.stop()
     await core.stop()
     await savePeers(this.#persist, node.known())
     await updater.stop()
@@ -466,4 +494,9 @@ function pause(ms: number, signal: AbortSignal): Promise<void> {
     if (signal.aborted) abort()
     else signal.addEventListener('abort', abort)
   })
+}
+
+/** Digests of the images that a release brings. */
+async function imagesIn(release: Release | undefined): Promise<ReadonlySet<string>> {
+  return new Set(release?.description.artifacts.flatMap(({ image }) => image?.digest ?? []) ?? [])
 }

@@ -1,5 +1,6 @@
 import { Command } from 'commander'
 import { runCommandLine } from '../protocol/terminal/run-command.ts'
+import { backupCommand } from './commands/backup-commands.ts'
 import { coreCommand } from './commands/core-commands.ts'
 import { DEFAULT_SOCKET, deviceCommands } from './commands/device-commands.ts'
 import { persistCommand } from './commands/persist-command.ts'
@@ -10,5 +11,6 @@ const program = new Command('flotilla')
   .addCommand(agentCommand())
   .addCommand(persistCommand())
   .addCommand(coreCommand(DEFAULT_SOCKET))
+  .addCommand(backupCommand(DEFAULT_SOCKET))
 for (const command of deviceCommands()) program.addCommand(command)
 await runCommandLine(program, process.argv)

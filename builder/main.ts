@@ -1,5 +1,6 @@
 import { Command } from 'commander'
 import { runCommandLine } from '../protocol/terminal/run-command.ts'
+import { backupCommand, recoveryCommand } from './commands/backup-commands.ts'
 import { brCommand, cmdCommand, compileCommand, configureCommand } from './commands/build-commands.ts'
 import { containersCommand } from './commands/containers-commands.ts'
 import { deviceCommand } from './commands/device-command.ts'
@@ -18,6 +19,8 @@ const program = new Command('flotilla')
   .addCommand(containersCommand())
   .addCommand(deviceCommand())
   .addCommand(seedCommand())
+  .addCommand(backupCommand())
+  .addCommand(recoveryCommand())
   .addCommand(layersCommand())
   .addCommand(boardsCommand())
   .addCommand(configureCommand())

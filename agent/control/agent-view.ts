@@ -9,6 +9,7 @@ import { parseRelease, type Release, releaseBytes } from '../../protocol/release
 import { shape } from '../../protocol/shape.ts'
 import { freshness, timeFloorMs } from '../../protocol/trust/time-floor.ts'
 import type { AgentConfig } from '../config.ts'
+import type { Backups } from '../backup/open-backups.ts'
 import type { Core } from '../core/open-core.ts'
 import type { CoreStatus } from '../core/reconciler.ts'
 import type { BootControl } from '../slots/bootloaders/boot-control.ts'
@@ -41,6 +42,7 @@ export type AgentView = {
   readonly holds: HoldList
   readonly traffic: TrafficGuard
   readonly core: Core
+  readonly backups: Backups
   readonly counters: { readonly fetchedBytes: number; readonly servedBytes: number }
 }
 
@@ -53,6 +55,7 @@ export function buildRecord({
   carrier,
   trust,
   links,
+  backups,
 }: AgentView): Omit<DeviceRecord, 'seq'> {
   const { running } = updater
   const { target, failed, halted } = updater.state
@@ -80,6 +83,8 @@ export function buildRecord({
     holdReason: updater.waitingFor.slice(0, 200),
     labels: config.labels,
     radio: links.isAllRadio,
+    backup: backups.head(),
+    holder: backups.holder(),
   }
 }
 
@@ -93,6 +98,7 @@ export function agentRoutes(view: AgentView): LocalApi {
   const { node, updater, holds, traffic, log } = view
   return {
     ...view.core.routes,
+    ...view.backups.routes,
     'GET /status': () => describeStatus(view),
     'GET /peers': () =>
       node

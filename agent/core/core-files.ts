@@ -9,6 +9,8 @@ export type CoreFile = {
   /** Where it lies; empty when there is none. */
   readonly path: string
   readonly warnings: readonly string[]
+  /** As it is written; empty when there is none. */
+  readonly text: string
 }
 
 const NONE: SkiffCore = { containers: new Map(), users: new Map(), images: new Map(), prune: false }
@@ -32,10 +34,10 @@ export async function readCoreFile(directory: string, released: string | undefin
     if (text !== undefined) found.push({ ...candidate, text })
   }
   const [first, ...others] = found
-  if (first === undefined) return { core: NONE, path: '', warnings: [] }
+  if (first === undefined) return { core: NONE, path: '', warnings: [], text: '' }
   const { core, warnings } = parseSkiffCore(first.text, first.path, { lenient: first.lenient })
   const passed = others.map(({ path }) => `${path} does not count beside ${first.path}`)
-  return { core, path: first.path, warnings: [...passed, ...warnings] }
+  return { core, path: first.path, warnings: [...passed, ...warnings], text: first.text }
 }
 
 async function textOf(path: string): Promise<string | undefined> {

@@ -133,10 +133,17 @@ function firstNetwork({ networks, hostNetwork }: ContainerSpec): EndpointsConfig
 /**
  * Names what a container is made from: two specs of one definition make equal containers. What is empty does not count, so that
  * a key that comes with a later version of Flotilla does not have every container of every fleet made anew; nor does what needs
- * no new container: its image's name (images are compared by id), whether, when and how often it is started. Pure.
+ * no new container: its image's name (images are compared by id), whether, when and how often it is started, its backups. Pure.
  */
 export function definitionOf(spec: ContainerSpec): string {
-  const { image: _image, startAfterCreate: _start, dependsOn: _depends, restartPolicy: _restart, ...made } = spec
+  const {
+    image: _image,
+    startAfterCreate: _start,
+    dependsOn: _depends,
+    restartPolicy: _restart,
+    backup: _backup,
+    ...made
+  } = spec
   return createHash('sha256')
     .update(sortedJson(withoutEmpty(made)))
     .digest('hex')

@@ -62,6 +62,11 @@ export class ImageKeeper {
     for (const [name, job] of this.#jobs) if (job.state === 'failed') this.#jobs.delete(name)
   }
 
+  /** Whether it is on its way. */
+  isGetting(name: string): boolean {
+    return this.#jobs.get(name)?.state === 'getting'
+  }
+
   async #fact(engine: Engine, name: string, spec: ImageSpec | undefined): Promise<ImageFact> {
     const released = this.#deps.signed.released(name)
     if (released !== undefined) {

@@ -15,6 +15,7 @@ import { openUsers, type UserStatus } from '../login/open-users.ts'
 import type { Readiness } from '../login/session.ts'
 import { CoreMemory } from './core-memory.ts'
 import { SETTLE_MS } from './execute-core.ts'
+import type { Engine } from './engine.ts'
 import { ImageKeeper } from './image-keeper.ts'
 import { type CoreStatus, Reconciler } from './reconciler.ts'
 import { SignedImages } from './signed-images.ts'
@@ -36,6 +37,8 @@ export type CoreDeps = {
   readonly fetcher: ReleaseFetcher
   readonly store: ArtifactStore
   readonly chunks: ChunkSource
+  /** Puts in order what a backup or restore left in the middle. */
+  readonly onEngine: (engine: Engine) => Promise<void>
   readonly log: EventLog
 }
 
@@ -48,6 +51,9 @@ export type Core = {
   /** Whether a container that ran before the update does not on purpose. */
   readonly isUnwanted: (name: string) => boolean
   readonly stop: () => Promise<void>
+  /** For who reads or replaces containers: what is wanted, where, and a way to be left alone. */
+  readonly reconciler: Pick<Reconciler, 'suspend' | 'file' | 'imageFor' | 'poke'>
+  readonly lockDirectory: string
 }
 
 /** Joins the parts that keep containers as `skiff-core.yaml` says, and starts them. */
@@ -93,6 +99,7 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
     dataDirectory: deps.dataDirectory,
     settleMs: SETTLE_MS,
     log: deps.log,
+    onEngine: deps.onEngine,
     onFile: ({ core }) => users.follow(core.users),
     signal: stop.signal,
   })
@@ -106,6 +113,8 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
         reason: `container ${name}: ${reason}`,
         untilMs: Infinity,
       })),
+    reconciler,
+    lockDirectory,
     isUnwanted: (name) => reconciler.isUnwanted(name),
     stop: async () => {
       stop.abort(new Error('stopping'))

@@ -46,8 +46,8 @@ export type CoreFacts = {
   readonly started: ReadonlySet<string>
 }
 
-const NEXT = '.flotilla-next'
-const PREVIOUS = '.flotilla-previous'
+export const NEXT = '.flotilla-next'
+export const PREVIOUS = '.flotilla-previous'
 
 /**
  * Compares what Docker has with what the file says. Pure. In the order of `dependsOn`.

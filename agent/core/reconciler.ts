@@ -1,4 +1,5 @@
 import { type FSWatcher, watch } from 'node:fs'
+import { setTimeout as pause } from 'node:timers/promises'
 import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
 import type { EventLog } from '../control/event-log.ts'
 import { type CoreFile, readCoreFile } from './core-files.ts'
@@ -27,6 +28,8 @@ export type ReconcilerDeps = {
   readonly dataDirectory: string
   readonly settleMs: number
   readonly log: EventLog
+  /** An engine answers: what was left in the middle of something is put in order before anything is planned. */
+  readonly onEngine: (engine: Engine) => Promise<void>
   /** Told after each round; users follow the file too. */
   readonly onFile: (file: CoreFile) => Promise<void>
   readonly signal: AbortSignal
@@ -56,6 +59,7 @@ export type CoreStatus = {
 }
 
 const SLOW_MS = 60_000
+const IMAGE_POLL_MS = 500
 const DEBOUNCE_MS = 300
 const BACKOFF = { firstMs: 1_000, mostMs: 60_000 } as const
 /** A container that fails again and again is tried ever more rarely. */
@@ -72,6 +76,8 @@ export class Reconciler {
   readonly #retries = new Map<string, { failures: number; untilMs: number; reason: string }>()
   #wake: () => void = () => {}
   #isDirty = false
+  readonly #suspended = new Map<string, { readonly why: string }>()
+  #round: Promise<void> = Promise.resolve()
   #status: CoreStatus = { file: '', warnings: [], problem: '', code: '', containers: [] }
   #names: readonly string[] = []
   /** What was seen last: names that Docker has, and whether what leaves the file is removed. */
@@ -156,6 +162,36 @@ export class Reconciler {
     this.#dropEngine()
   }
 
+  /**
+   * Leaves a container alone until the answer is called: something else stops, reads or replaces it. Resolves once no step on it is
+   * under way.
+   */
+  async suspend(name: string, why: string): Promise<() => void> {
+    const mark = { why }
+    this.#suspended.set(name, mark)
+    await this.#round
+    return () => {
+      if (this.#suspended.get(name) === mark) this.#suspended.delete(name)
+      this.poke()
+    }
+  }
+
+  /** The file as it is now. @throws FlotillaError BAD_CONFIG */
+  file(): Promise<CoreFile> {
+    return readCoreFile(this.#deps.directory, this.#deps.released())
+  }
+
+  /** The id of the image that a name in the file stands for; waits while it is being got. @returns undefined when it is not to be had */
+  async imageFor(name: string, signal: AbortSignal): Promise<string | undefined> {
+    const engine = await this.#openEngine()
+    for (;;) {
+      const fact = (await this.#deps.images.facts(engine, (await this.file()).core)).get(name)
+      if (fact === undefined || 'id' in fact) return fact?.id ?? (await engine.image(name))?.id
+      if (!this.#deps.images.isGetting(name)) return undefined
+      await pause(IMAGE_POLL_MS, undefined, { signal })
+    }
+  }
+
   /** The plan as it is now, without doing anything. @throws FlotillaError UNREACHABLE, BAD_CONFIG */
   async plan(): Promise<CoreStatus> {
     const file = await readCoreFile(this.#deps.directory, this.#deps.released())
@@ -164,6 +200,16 @@ export class Reconciler {
   }
 
   async #reconcile(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#round = promise
+    try {
+      await this.#reconcileAll()
+    } finally {
+      resolve()
+    }
+  }
+
+  async #reconcileAll(): Promise<void> {
     const { signal, log, memory } = this.#deps
     for (let round = 0; round < MAX_ROUNDS && !signal.aborted; round += 1) {
       const file = await readCoreFile(this.#deps.directory, this.#deps.released())
@@ -176,7 +222,7 @@ export class Reconciler {
       }
       const engine = await this.#openEngine()
       const facts = await this.#observe(engine, file)
-      const plans = planCore(facts)
+      const plans = planCore(facts).map((plan) => this.#leftAlone(plan))
       this.#seen = { present: new Set(facts.containers.map(({ name }) => name)), prunes: file.core.prune }
       this.#status = describe(file, plans, facts.containers, this.#retries)
       this.#tellWarnings(file.warnings)
@@ -209,6 +255,11 @@ export class Reconciler {
       for (const outcome of outcomes) await this.#judge(outcome, file)
       if (lost !== undefined) throw lost
     }
+  }
+
+  #leftAlone(plan: ContainerPlan): ContainerPlan {
+    const suspended = this.#suspended.get(plan.name)
+    return suspended === undefined ? plan : { name: plan.name, state: 'held', reason: suspended.why, steps: [] }
   }
 
   /** What is not on its pause, and whose dependencies run, or are about to. */
@@ -282,6 +333,7 @@ export class Reconciler {
   async #openEngine(): Promise<Engine> {
     if (this.#engine !== undefined) return this.#engine
     const engine = await Engine.open(this.#deps.engineSocket)
+    await this.#deps.onEngine(engine)
     this.#engine = engine
     // What ran before the engine went away is started again, as at a boot.
     this.#started = new Set()

@@ -1,12 +1,16 @@
-import { FlotillaError, messageOf } from '../../protocol/errors.ts'
+import { writeFile } from 'node:fs/promises'
+import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
 import { type Mount, readMounts } from '../persist/mounts.ts'
 import { runProgram } from '../persist/run-program.ts'
+import { SLOTS_DIRECTORY } from '../../protocol/boot/slot-layout.ts'
 import type { Disk } from './disk.ts'
 import { NodeDisk } from './node-disk.ts'
 
 /** The partition goes back to read-only when nothing was written for so long. */
 const IDLE_MS = 10_000
 const REMOUNT_TIMEOUT_MS = 120_000
+/** Entries of four sectors: what one change of a directory can leave unwritten. */
+const FILLERS = 64
 
 /**
  * The boot area. Where it is a partition of its own that the initramfs mounted read-only, it is writable only while something is
@@ -52,7 +56,35 @@ export class BootArea implements Disk {
     const before = await this.#findProblem()
     if (before === undefined) return ''
     await runProgram('fsck.vfat', ['-a', '-w', device], { okCodes: [0, 1], timeoutMs: REMOUNT_TIMEOUT_MS })
+    // The file system is mounted: what the kernel remembers of names and chains may be as they were.
+    await writeFile('/proc/sys/vm/drop_caches', '2').catch(() => {})
+    await this.#closeHoles()
     return before
+  }
+
+  /**
+   * A power cut may leave the second sector of a directory written and the first not: an end mark (0x00) with names behind it.
+   * Linux and fsck read on behind such a mark; GRUB, U-Boot and UEFI do not, and never see what is put there afterwards. Names of
+   * one entry take the first free ones and leave them marked as deleted (0xE5), which all of them skip.
+   * @see Microsoft, "FAT32 File System Specification", DIR_Name[0]; Linux, `fat_add_entries`
+   */
+  async #closeHoles(): Promise<void> {
+    const slots = await this.list(SLOTS_DIRECTORY)
+    const isProven = async (slot: string) => (await this.length(`${SLOTS_DIRECTORY}/${slot}/proven`)) !== undefined
+    const unproven: string[] = []
+    for (const slot of slots) if (!(await isProven(slot))) unproven.push(`${SLOTS_DIRECTORY}/${slot}`)
+    for (const directory of slots.length === 0 ? [] : [SLOTS_DIRECTORY, ...unproven]) {
+      // Upper case and short: Linux needs one entry for it.
+      const fillers = Array.from({ length: FILLERS }, (_, at) => `${directory}/FILL${at}.TMP`)
+      try {
+        for (const filler of fillers) await this.allocate(filler, 0)
+      } catch (error) {
+        // No room for a longer directory: then every entry of it is taken.
+        if (!isFlotillaError(error, 'NOT_ENOUGH_SPACE')) throw error
+      }
+      for (const filler of fillers) await this.remove(filler)
+      await this.flushDirectory(directory)
+    }
   }
 
   /** @throws FlotillaError DISK_FAILED when the file system is not sound, so that nothing is written to it */

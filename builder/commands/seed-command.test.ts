@@ -19,6 +19,7 @@ const row = (name: string, more: Partial<FleetRow>): FleetRow => ({
   reason: '',
   log: '',
   ageSeconds: 0,
+  backup: undefined,
   ...more,
 })
 

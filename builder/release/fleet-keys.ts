@@ -5,7 +5,15 @@ import { createKeyFile, type KeyInfo, type KeyPurpose } from './key-file.ts'
 export type FleetKeys = { readonly [P in KeyPurpose]: readonly KeyInfo[] }
 
 /** How many keys a development fleet makes for itself, and how many must sign. */
-const DEV_COUNTS: { readonly [P in KeyPurpose]: number } = { root: 3, manager: 3, ci: 1, publisher: 2, fleet: 2, ca: 1 }
+const DEV_COUNTS: { readonly [P in KeyPurpose]: number } = {
+  root: 3,
+  manager: 3,
+  ci: 1,
+  publisher: 2,
+  fleet: 2,
+  ca: 1,
+  recovery: 1,
+}
 
 /** Makes all keys in one directory: the short cut for one person. The structure is that of a real fleet. */
 export function createDevKeys(directory: string, passphrase: string): FleetKeys {
@@ -20,6 +28,7 @@ export function createDevKeys(directory: string, passphrase: string): FleetKeys 
     publisher: make('publisher'),
     fleet: make('fleet'),
     ca: make('ca'),
+    recovery: make('recovery'),
   }
 }
 
@@ -33,6 +42,7 @@ export function groupKeys(keys: readonly KeyInfo[]): FleetKeys {
     publisher: of('publisher'),
     fleet: of('fleet'),
     ca: of('ca'),
+    recovery: of('recovery'),
   }
   for (const [purpose, least] of [
     ['root', 2],
@@ -41,6 +51,8 @@ export function groupKeys(keys: readonly KeyInfo[]): FleetKeys {
     ['publisher', 1],
     ['fleet', 1],
     ['ca', 1],
+    // Without one the backups of a device can be opened by it alone.
+    ['recovery', 0],
   ] as const) {
     if (fleet[purpose].length < least) {
       throw new FlotillaError(

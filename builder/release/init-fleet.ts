@@ -20,7 +20,15 @@ export function composeFleet(
   keys: FleetKeys,
   nowMs: number,
 ): ReadonlyMap<string, MetadataJson> {
-  const policy: FleetPolicy = { schema: 1, fleet: repository.fleet, caKeys: publics(keys.ca), minEpoch: 1, revoked: [] }
+  const policy: FleetPolicy = {
+    schema: 1,
+    fleet: repository.fleet,
+    caKeys: publics(keys.ca),
+    minEpoch: 1,
+    revoked: [],
+    recoveryKey: keys.recovery[0]?.publicHex,
+    claims: [],
+  }
   const bytes = encodeFleetPolicy(policy)
   repository.writeBlob(bytes)
   return new Map([

@@ -6,8 +6,8 @@ import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
 import { ed25519KeyJson, keyIdOf } from '../../protocol/trust/public-key.ts'
 
-/** What a signing key is for; custody differs (facts/trust.md 4.1). */
-export const KEY_PURPOSES = ['root', 'manager', 'ci', 'publisher', 'fleet', 'ca'] as const
+/** What a key is for; custody differs (facts/trust.md 4.1). All sign but `recovery`, to which passwords of backups are sealed. */
+export const KEY_PURPOSES = ['root', 'manager', 'ci', 'publisher', 'fleet', 'ca', 'recovery'] as const
 export type KeyPurpose = (typeof KEY_PURPOSES)[number]
 
 /** The public half of a signing key, as it stands in clear in its file. */
@@ -26,7 +26,7 @@ const SCRYPT = { N: 32_768, r: 8, p: 1, maxmem: 64 * 2 ** 20 }
 
 /** Makes a key pair and writes `<directory>/<name>.key`: public half in clear, secret under the passphrase, mode 0600. */
 export function createKeyFile(directory: string, name: string, purpose: KeyPurpose, passphrase: string): KeyInfo {
-  const pair = nacl.sign.keyPair()
+  const pair = purpose === 'recovery' ? nacl.box.keyPair() : nacl.sign.keyPair()
   const salt = randomBytes(16)
   const nonce = randomBytes(nacl.secretbox.nonceLength)
   const box = nacl.secretbox(pair.secretKey, nonce, scryptSync(passphrase, salt, 32, SCRYPT))
@@ -69,11 +69,26 @@ export function readKeyInfo(path: string): KeyInfo {
 /** Opens a key. @throws FlotillaError WRONG_PASSPHRASE, BAD_INPUT */
 export function openKey(path: string, passphrase: string): SigningKey {
   const info = readKeyInfo(path)
+  if (info.purpose === 'recovery')
+    throw new FlotillaError('BAD_INPUT', `open key ${path}: it is a recovery key, which signs nothing`)
+  const secretKey = openSecret(path, passphrase)
+  return { ...info, sign: (message) => nacl.sign.detached(message, secretKey) }
+}
+
+/** Opens the recovery key. @returns its secret half, 32 bytes @throws FlotillaError WRONG_PASSPHRASE, BAD_INPUT */
+export function openRecoveryKey(path: string, passphrase: string): Uint8Array {
+  const { purpose } = readKeyInfo(path)
+  if (purpose !== 'recovery')
+    throw new FlotillaError('BAD_INPUT', `open key ${path}: it is a ${purpose} key; the recovery key is needed`)
+  return openSecret(path, passphrase)
+}
+
+function openSecret(path: string, passphrase: string): Uint8Array {
   const secret = shape.object(readKeyJson(path)['secret'], `${path}: secret`)
   const hex = (key: string) => Buffer.from(shape.string(secret[key], `${path}: secret.${key}`, 256), 'hex')
   const secretKey = nacl.secretbox.open(hex('box'), hex('nonce'), scryptSync(passphrase, hex('salt'), 32, SCRYPT))
   if (secretKey === null) throw new FlotillaError('WRONG_PASSPHRASE', `open key ${path}: the passphrase is wrong`)
-  return { ...info, sign: (message) => nacl.sign.detached(message, secretKey) }
+  return secretKey
 }
 
 /** All keys of a directory, by name. */

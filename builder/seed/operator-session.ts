@@ -4,8 +4,9 @@ import { Bitmap } from '../../protocol/exchange/bitmap.ts'
 import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseRecord } from '../../protocol/gossip/device-record.ts'
 import { type FleetRow, fleetRows } from '../../protocol/gossip/fleet-rows.ts'
-import { RecordBook } from '../../protocol/gossip/record-book.ts'
+import { type HeardRecord, RecordBook } from '../../protocol/gossip/record-book.ts'
 import { admit, parseCertificate } from '../../protocol/membership/certificate.ts'
+import { BACKUP_PROTOCOL, PieceAsker } from '../../protocol/network/backup-exchange.ts'
 import { BulkListener } from '../../protocol/network/bulk-channel.ts'
 import { ExchangeDriver, type ExchangeEvents } from '../../protocol/network/exchange-driver.ts'
 import { FleetNode, type Member, TOPICS } from '../../protocol/network/fleet-node.ts'
@@ -144,6 +145,23 @@ export class OperatorSession {
       }
     }
     throw new FlotillaError('UNREACHABLE', failures.join('; '))
+  }
+
+  /** The records of all devices that were heard of. */
+  records(): readonly HeardRecord[] {
+    return this.#book.all(performance.now())
+  }
+
+  /** The record that tells of a backup repository, from the first of these members that has one. */
+  async backupHead(devices: readonly string[], repository: string): Promise<Uint8Array | undefined> {
+    for (const device of devices) {
+      if (this.#node?.isMember(device) !== true) continue
+      const asker = new PieceAsker(await this.#node.open(device, BACKUP_PROTOCOL))
+      const head = await asker.head(repository)
+      await asker.close()
+      if (head !== undefined) return head
+    }
+    return undefined
   }
 
   /** The version of timestamp metadata that a device last said it holds. */

@@ -1,3 +1,4 @@
+import { type BackupSpec, toBackup } from './backup-spec.ts'
 import type { YamlReader, YamlValue } from './yaml-reader.ts'
 
 /** One container as `skiff-core.yaml` wants it. Sizes in bytes; lists as Docker takes them. */
@@ -48,6 +49,8 @@ export type ContainerSpec = {
   readonly dependsOn: readonly string[]
   /** Directory in the container where it may hold its update off, with a file `hold`. */
   readonly updateLock: string | undefined
+  /** Undefined makes no backups. */
+  readonly backup: BackupSpec | undefined
 }
 
 export type PortSpec = {
@@ -108,6 +111,7 @@ const KEYS = [
   'healthCheck',
   'dependsOn',
   'updateLock',
+  'backup',
 ] as const
 const MAX_PORT = 65_535
 const UNITS = { b: 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 } as const
@@ -163,7 +167,12 @@ export function toContainer(reader: YamlReader, value: YamlValue): ContainerSpec
     healthCheck: key('healthCheck') === undefined ? undefined : toHealthCheck(reader, key('healthCheck')),
     dependsOn: reader.texts(key('dependsOn')),
     updateLock: key('updateLock') === undefined ? undefined : directoryOf(reader, key('updateLock')),
+    backup: toOptionalBackup(reader, key('backup')),
   }
+}
+
+function toOptionalBackup(reader: YamlReader, value: YamlValue): BackupSpec | undefined {
+  return value === undefined ? undefined : toBackup(reader, value)
 }
 
 function directoryOf(reader: YamlReader, value: YamlValue): string {

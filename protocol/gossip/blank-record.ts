@@ -16,4 +16,6 @@ export const BLANK_RECORD: Omit<DeviceRecord, 'device' | 'seq'> = {
   holdReason: '',
   labels: {},
   radio: false,
+  backup: undefined,
+  holder: undefined,
 }

@@ -1,4 +1,5 @@
 import { FlotillaError } from '../errors.ts'
+import { type BackupHead, type HolderState, parseBackupHead, parseHolderState } from '../backup/backup-head.ts'
 import { parseCertificate, type SignedCertificate } from '../membership/certificate.ts'
 import { publicKeyOf } from '../network/identity.ts'
 import { parseJson, shape } from '../shape.ts'
@@ -52,6 +53,10 @@ export type DeviceRecord = {
   readonly labels: Readonly<Record<string, string>>
   /** All its links are radios. */
   readonly radio: boolean
+  /** Its backup repository, when it has backups. */
+  readonly backup: BackupHead | undefined
+  /** What it does for the backups of others; undefined for who does nothing. */
+  readonly holder: HolderState | undefined
 }
 
 /** A record as it travels: with the device's certificate, so that a third party can tell that a member speaks. */
@@ -153,5 +158,7 @@ function parseFields(signed: ReturnType<typeof shape.object>, device: string, wh
     holdReason: text(signed['holdReason'], 'holdReason', 200),
     labels: Object.fromEntries(labels.map(([key, value]) => [text(key, 'labels', 64), text(value, 'labels', 64)])),
     radio: shape.boolean(signed['radio'] ?? false, `${what}: radio`),
+    backup: optional('backup', (value) => parseBackupHead(value, `${what}: backup`)),
+    holder: optional('holder', (value) => parseHolderState(value, `${what}: holder`)),
   }
 }

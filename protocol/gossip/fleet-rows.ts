@@ -18,10 +18,24 @@ export type FleetRow = {
   readonly reason: string
   readonly log: string
   readonly ageSeconds: number
+  /** Its backups, undefined when it has none. */
+  readonly backup: BackupRow | undefined
+}
+
+export type BackupRow = {
+  readonly repository: string
+  /** Of the last backup, as far as its device said. */
+  readonly hoursOld: number
+  /** Copies of all of the newest backup on other devices, and how many are wanted. */
+  readonly copies: number
+  readonly wanted: number
+  /** Days since the copy was hashed that was hashed longest ago. */
+  readonly daysUnchecked: number
 }
 
 /** Device records as rows, by name. Pure. */
 export function fleetRows(records: readonly HeardRecord[]): readonly FleetRow[] {
+  const all = records.map(({ signed }) => signed.record)
   return records
     .map(({ signed: { record }, ageMs }) => ({
       device: record.device,
@@ -37,8 +51,26 @@ export function fleetRows(records: readonly HeardRecord[]): readonly FleetRow[] 
       reason: reasonOf(record),
       log: record.failed?.log ?? '',
       ageSeconds: Math.round(ageMs / 1_000),
+      backup: backupRow(record, all),
     }))
     .sort((a, b) => (a.name < b.name ? -1 : 1))
+}
+
+function backupRow({ backup }: DeviceRecord, all: readonly DeviceRecord[]): BackupRow | undefined {
+  if (backup === undefined) return undefined
+  const { repository, hoursOld, distrusted, copies: wanted, epoch, seq } = backup
+  const whole = all.flatMap(({ device, holder }) =>
+    (holder?.replicas ?? []).filter(
+      (one) =>
+        one.repository === repository &&
+        one.percent === 100 &&
+        one.epoch === epoch &&
+        one.seq === seq &&
+        !distrusted.includes(device),
+    ),
+  )
+  const daysUnchecked = Math.max(0, ...whole.map((one) => one.daysUnchecked))
+  return { repository, hoursOld, copies: whole.length, wanted, daysUnchecked }
 }
 
 function reasonOf(record: DeviceRecord): string {

@@ -9,7 +9,15 @@ import { type DeviceRecord, parseRecord, type SignedRecord, signRecord } from '.
 import { RecordBook } from './record-book.ts'
 
 const ca = identityFromSeed(new Uint8Array(32).fill(7))
-const policy: FleetPolicy = { schema: 1, fleet: 'demo', caKeys: [ca.publicHex], minEpoch: 2, revoked: [] }
+const policy: FleetPolicy = {
+  schema: 1,
+  fleet: 'demo',
+  caKeys: [ca.publicHex],
+  minEpoch: 2,
+  revoked: [],
+  recoveryKey: undefined,
+  claims: [],
+}
 
 function member(name: string, epoch = 2, seed: Uint8Array = randomBytes(32)) {
   const identity = identityFromSeed(seed)

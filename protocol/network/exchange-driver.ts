@@ -47,6 +47,10 @@ export type ExchangeEvents = {
 export type ExchangeRates = SendRates & { readonly receiveRate: number }
 
 const NOTHING = new Uint8Array()
+/** What is not a release lets chunks go first; not for ever, so that it goes on at all. */
+const YIELD_MS = 100
+const MAX_YIELD_MS = 2_000
+const later = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 
 /**
  * Connects the exchange engine with streams and a store. Each side opens one stream for its own questions; answers
@@ -113,6 +117,16 @@ export class ExchangeDriver {
   limit(limits: ExchangeRates): void {
     this.#budget.limit(limits)
     this.#apply({ type: 'limit', receiveRate: limits.receiveRate, isClosed: limits.isClosed })
+  }
+
+  /** Takes bytes that are no chunks from the same budget, once no chunk is on its way: releases go first. */
+  async spend(peer: string, bytes: number): Promise<void> {
+    for (let waitedMs = 0; waitedMs < MAX_YIELD_MS && this.#isServing(); waitedMs += YIELD_MS) await later(YIELD_MS)
+    await this.#budget.spend(peer, bytes, () => this.#node.isMember(peer))
+  }
+
+  #isServing(): boolean {
+    return this.#node.members().some(({ id }) => !this.#engine.isIdle(id))
   }
 
   want(index: ChunkIndex, have: Bitmap, priority: number): void {

@@ -38,7 +38,15 @@ async function start(
   }
   const heard: string[] = []
   const refused: string[] = []
-  const policy: FleetPolicy = { schema: 1, fleet: 'demo', caKeys: [ca.publicHex], minEpoch: 1, revoked: [] }
+  const policy: FleetPolicy = {
+    schema: 1,
+    fleet: 'demo',
+    caKeys: [ca.publicHex],
+    minEpoch: 1,
+    revoked: [],
+    recoveryKey: undefined,
+    claims: [],
+  }
   const node = await FleetNode.start({
     identity,
     certificate: signCertificate(card, signer.publicHex, signer.sign),
@@ -124,7 +132,15 @@ describe('a fleet node', () => {
 
   it('drops members at once when the policy revokes them', async () => {
     const policy: { now: FleetPolicy } = {
-      now: { schema: 1, fleet: 'demo', caKeys: [ca.publicHex], minEpoch: 1, revoked: [] },
+      now: {
+        schema: 1,
+        fleet: 'demo',
+        caKeys: [ca.publicHex],
+        minEpoch: 1,
+        revoked: [],
+        recoveryKey: undefined,
+        claims: [],
+      },
     }
     const a = await start([], { policy: () => policy.now })
     const b = await start([a.address])

@@ -18,6 +18,9 @@ export class FrameStream {
   #frameBytes = 0
   #early: Uint8Array[] = []
   #closed = false
+  /** The other side sends nothing more. */
+  #remoteEnded = false
+  #onRemoteEnd: () => void = () => {}
   #onFrame: ((frame: Uint8Array) => void) | undefined
   onClose: (error: Error | undefined) => void = () => {}
 
@@ -39,6 +42,8 @@ export class FrameStream {
       this.onClose(error)
     }
     stream.addEventListener('remoteCloseWrite', () => {
+      this.#remoteEnded = true
+      this.#onRemoteEnd()
       if (stream.writeStatus === 'closed') closed(undefined)
     })
     stream.addEventListener('close', (event) => closed(event.error))
@@ -158,10 +163,15 @@ export class FrameStream {
         this.#onFrame = undefined
         resolve(frame)
       }
-      this.onClose = (cause) => {
+      const end = (cause?: Error) => {
         clearTimeout(timer)
         reject(new FlotillaError('UNREACHABLE', 'peer closed the stream before it answered', { cause }))
       }
+      this.onClose = end
+      this.#onRemoteEnd = end
+      // One that was refused at once was so before anybody listened.
+      const { status } = this.#stream
+      if (this.#closed || this.#remoteEnded || status === 'reset' || status === 'aborted') end()
     })
   }
 }

@@ -4,6 +4,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { stringify } from 'yaml'
 import { EventLog } from '../../agent/control/event-log.ts'
 import { CoreMemory } from '../../agent/core/core-memory.ts'
+import type { Engine } from '../../agent/core/engine.ts'
 import { ImageKeeper } from '../../agent/core/image-keeper.ts'
 import { type ContainerStatus, type CoreStatus, Reconciler } from '../../agent/core/reconciler.ts'
 import type { SignedImages } from '../../agent/core/signed-images.ts'
@@ -31,6 +32,8 @@ export class CoreRig {
   readonly log: EventLog
   /** Called before each step, with what it is about. */
   onStep: (step: string) => void = () => {}
+  /** Called when the engine answers. */
+  onEngine: (engine: Engine) => Promise<void> = async () => {}
   #reconciler: Reconciler | undefined
   #stop = new AbortController()
   #ended: Promise<void> = Promise.resolve()
@@ -84,6 +87,7 @@ export class CoreRig {
       dataDirectory: this.data,
       settleMs: 700,
       log,
+      onEngine: (engine) => this.onEngine(engine),
       onFile: async () => {},
       signal,
       onStep: (_, step) => {

@@ -28,7 +28,15 @@ export type Decoder = { readonly seeds: readonly Uint8Array[]; readonly run: (by
 const HASH = 'ab'.repeat(32)
 const device = identityFromSeed(Buffer.alloc(32, 7))
 const ca = identityFromSeed(Buffer.alloc(32, 9))
-const policy: FleetPolicy = { schema: 1, fleet: 'yard', caKeys: [ca.publicHex], minEpoch: 1, revoked: ['12D3KooWx'] }
+const policy: FleetPolicy = {
+  schema: 1,
+  fleet: 'yard',
+  caKeys: [ca.publicHex],
+  minEpoch: 1,
+  revoked: ['12D3KooWx'],
+  recoveryKey: HASH,
+  claims: [{ repository: `${device.id}.1`, to: device.id, epoch: 2, sealed: 'abcd' }],
+}
 const certificate = signCertificate(
   { fleet: 'yard', device: device.id, name: 'r1', board: 'pi-4', capabilities: ['sync'], serial: 1, epoch: 1 },
   ca.publicHex,
@@ -51,6 +59,26 @@ const record: DeviceRecord = {
   holdReason: '',
   labels: { cell: 'hall' },
   radio: true,
+  backup: {
+    repository: `${device.id}.1`,
+    epoch: 0,
+    seq: 4,
+    list: HASH,
+    listBytes: 90,
+    bytes: 5,
+    copies: 3,
+    bytesPerSecond: 0,
+    hoursOld: 1,
+    sealed: 'ab',
+    distrusted: [device.id],
+  },
+  holder: {
+    offeredBytes: 9,
+    freeBytes: 8,
+    mostBytes: 7,
+    replicas: [{ repository: `${device.id}.2`, epoch: 1, seq: 2, percent: 100, daysUnchecked: 3 }],
+    sealKey: HASH,
+  },
 }
 const index = encodeChunkIndex(
   [3, 5, 7].map((lengthBytes) => ({ sha256: createHash('sha256').update(String(lengthBytes)).digest(), lengthBytes })),

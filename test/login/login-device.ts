@@ -45,6 +45,7 @@ const core = await openCore({
     forget: () => {},
     completed: () => new Promise(() => {}),
   },
+  onEngine: async () => {},
   log: new EventLog(join(persistPath, 'log'), (event) => process.stderr.write(`${JSON.stringify(event)}\n`)),
 })
 

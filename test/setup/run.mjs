@@ -56,6 +56,9 @@ const PACKAGES = {
     git: 'git',
     'docker-registry': 'docker-registry',
     htpasswd: 'apache2-utils',
+    // Backups.
+    restic: 'restic',
+    getfattr: 'attr',
     ...MACHINES,
   },
   'test:kernels': {

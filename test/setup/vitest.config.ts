@@ -50,7 +50,7 @@ export default defineConfig({
       {
         test: {
           name: 'containers',
-          include: ['core', 'login'].map((room) => `test/${room}/**/*.test.ts`),
+          include: ['core', 'login', 'backup'].map((room) => `test/${room}/**/*.test.ts`),
           ...PATIENT,
           maxWorkers: 3,
         },

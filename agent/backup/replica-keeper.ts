@@ -1,0 +1,479 @@
+import { randomInt } from 'node:crypto'
+import { open } from 'node:fs/promises'
+import type { HolderState } from '../../protocol/backup/backup-head.ts'
+import { pathOf, type RepositoryFile, totalBytes } from '../../protocol/backup/repository-list.ts'
+import { FlotillaError, messageOf } from '../../protocol/errors.ts'
+import { TokenBucket } from '../../protocol/exchange/token-bucket.ts'
+import type { SignedRecord } from '../../protocol/gossip/device-record.ts'
+import type { RecordBook } from '../../protocol/gossip/record-book.ts'
+import type { FleetPolicy } from '../../protocol/membership/fleet-policy.ts'
+import { BACKUP_PROTOCOL, PieceAsker, type PieceQuestion, servePieces } from '../../protocol/network/backup-exchange.ts'
+import type { FleetNode } from '../../protocol/network/fleet-node.ts'
+import type { EventLog } from '../control/event-log.ts'
+import type { BackupConfig } from './backup-config.ts'
+import { fetchFiles, type PieceSource } from './fetch-replica.ts'
+import { hashFile } from './file-hash.ts'
+import type { OwnRepository } from './own-repository.ts'
+import { heldBytes, percentOf, type Replica, type ReplicaStore } from './replica-store.ts'
+import { type Copy, replicaStates, surveyBackups, type SurveyedRepository, wholeCopies } from './survey-backups.ts'
+
+export type ReplicaKeeperDeps = {
+  readonly self: string
+  readonly config: BackupConfig
+  readonly store: ReplicaStore
+  readonly own: OwnRepository
+  readonly node: FleetNode
+  readonly book: RecordBook
+  readonly policy: () => Pick<FleetPolicy, 'claims'>
+  readonly sealKey: string
+  /** Something more urgent is fetched: a release. */
+  readonly isBusy: () => boolean
+  readonly spend: (peer: string, bytes: number) => Promise<void>
+  readonly onMoved: (direction: 'fetched' | 'served', bytes: number, peer: string) => void
+  readonly log: EventLog
+  readonly signal: AbortSignal
+}
+
+const TICK_MS = 2_000
+const PROOF_BYTES = 65_536
+/** A holder that could not prove what it says is not counted for so long; then it is asked again. */
+const DISTRUST_MS = 3_600_000
+const YIELD_MS = 500
+const GRANULE = 64 * 2 ** 20
+/** Room that backups leave on the disk for everything else. */
+const RESERVE_BYTES = 256 * 2 ** 20
+/** A source that sent what was not asked for is left alone for so long. */
+const WRONG_MS = 600_000
+/** A head that drops more of what is here than this is told of loudly. */
+const ALARM_SHARE = 0.5
+const SAVE_SECONDS = 300
+/** Order in which a repository is fetched: with what comes last it can be used. */
+const ORDER = ['keys', 'config', 'data', 'index', 'snapshots'] as const
+
+/** Holds replicas of other devices' repositories as the placement says, serves them, and checks those of its own. */
+export class ReplicaKeeper {
+  readonly #deps: ReplicaKeeperDeps
+  readonly #distrusted = new Map<string, number>()
+  readonly #wrong = new Map<string, number>()
+  readonly #notes = new Map<string, string>()
+  readonly #rate: TokenBucket
+  #survey: ReadonlyMap<string, SurveyedRepository> = new Map()
+  #freeBytes = 0
+  #lastMs = performance.now()
+  #unsavedSeconds = 0
+  #proofMs = performance.now()
+  #ownScrub = { at: 0, sinceMs: performance.now() }
+  #timer: NodeJS.Timeout | undefined
+  #running: Promise<void> = Promise.resolve()
+  /** A repository that this device takes over: it is fetched whatever the placement and the quotas say. */
+  adopting: SignedRecord | undefined
+
+  constructor(deps: ReplicaKeeperDeps) {
+    this.#deps = deps
+    this.#rate = new TokenBucket(deps.config.bytesPerSecond, performance.now())
+  }
+
+  async start(): Promise<void> {
+    await this.#deps.node.handle(BACKUP_PROTOCOL, (stream, peer) =>
+      servePieces(stream, peer, {
+        read: (question) => this.#read(question),
+        spend: async (to, bytes) => {
+          await this.#deps.spend(to, bytes)
+          this.#deps.onMoved('served', bytes, to)
+        },
+      }),
+    )
+    const loop = async () => {
+      await this.#tick().catch((error: unknown) =>
+        this.#deps.log.add('warn', 'replicas-failed', { error: messageOf(error) }),
+      )
+      if (this.#deps.signal.aborted) return
+      this.#timer = setTimeout(
+        () => {
+          this.#running = loop()
+        },
+        TICK_MS * (0.75 + Math.random() / 2),
+      )
+    }
+    this.#running = loop()
+  }
+
+  async stop(): Promise<void> {
+    clearTimeout(this.#timer)
+    await this.#running
+    for (const replica of this.#deps.store.all()) await this.#deps.store.save(replica).catch(() => {})
+  }
+
+  /** Repositories of the fleet as far as they were heard of. */
+  get survey(): ReadonlyMap<string, SurveyedRepository> {
+    return this.#survey
+  }
+
+  /** What is odd about a repository; empty when nothing. */
+  noteOf(repository: string): string {
+    return this.#notes.get(repository) ?? ''
+  }
+
+  /** Holders that could not prove what they say. */
+  distrusted(): readonly string[] {
+    for (const [device, untilMs] of this.#distrusted) if (untilMs < performance.now()) this.#distrusted.delete(device)
+    return [...this.#distrusted.keys()]
+  }
+
+  /** What the record of this device says of it. */
+  state(): HolderState {
+    const { store, config, sealKey } = this.#deps
+    return {
+      offeredBytes: config.offeredBytes,
+      freeBytes: Math.floor(this.#freeBytes / GRANULE) * GRANULE,
+      mostBytes: config.mostBytes,
+      replicas: replicaStates(store.all()),
+      sealKey,
+    }
+  }
+
+  /** Sources of a repository that are connected now: its owner, and who says to hold some of it. */
+  sourcesOf(repository: string): readonly PieceSource[] {
+    const { node, self } = this.#deps
+    const known = this.#survey.get(repository)
+    const devices = new Set([
+      ...(known === undefined ? [] : [known.owner.device]),
+      ...(known?.copies ?? []).map(({ device }) => device),
+    ])
+    devices.delete(self)
+    const usable = [...devices].filter(
+      (device) => (this.#wrong.get(`${repository} ${device}`) ?? 0) < performance.now(),
+    )
+    for (const device of usable) if (!node.isMember(device)) node.seek(device)
+    return usable
+      .filter((device) => node.isMember(device))
+      .map((device) => ({ device, ask: async () => new PieceAsker(await node.open(device, BACKUP_PROTOCOL)) }))
+  }
+
+  async #tick(): Promise<void> {
+    const { store, config, book, policy, self, node, signal } = this.#deps
+    const seconds = (performance.now() - this.#lastMs) / 1_000
+    this.#lastMs = performance.now()
+    const roomBytes = Math.max(0, (await store.freeBytes()) - RESERVE_BYTES)
+    this.#freeBytes = Math.max(0, Math.min(config.offeredBytes - store.usedBytes, roomBytes))
+    this.#survey = surveyBackups({
+      self,
+      // Who is connected was heard of just now, whatever it last said.
+      records: book.all(performance.now()).map(({ signed, ageMs }) => {
+        const { device } = signed.record
+        return { signed, ageMs: device === self || node.isMember(device) ? 0 : ageMs }
+      }),
+      replicas: store.all(),
+      told: this.adopting === undefined ? [] : [this.adopting],
+      policy: policy(),
+      graces: { absentMs: config.absentMs, repairMs: config.repairMs },
+    })
+    await this.#age(seconds)
+    for (const [repository, known] of this.#survey) {
+      if (signal.aborted) return
+      if (known.owner.device === self) continue
+      const isMine = known.holders.includes(self) || this.#adopts(repository)
+      try {
+        if (isMine) await this.#hold(repository, known)
+        else await this.#letGo(repository, known, seconds)
+      } catch (error) {
+        if (signal.aborted) return
+        this.#note(repository, 'warn', 'replica-failed', messageOf(error))
+      }
+    }
+    await this.#scrub()
+    await this.#proveCopies()
+    await this.#scrubOwn()
+  }
+
+  /** Fetches what is new of a repository that this device should hold. */
+  async #hold(repository: string, known: SurveyedRepository): Promise<void> {
+    const { store, config, log } = this.#deps
+    const before = store.get(repository)
+    const isBehind =
+      before === undefined ||
+      before.files === undefined ||
+      before.head.list !== known.head.list ||
+      before.head.epoch !== known.head.epoch
+    if (!isBehind && percentOf(before) === 100) return store.setClocks(repository, { surplusSeconds: 0 })
+    const sources = this.sourcesOf(repository)
+    if (sources.length === 0) return
+    if (isBehind) {
+      const list = await this.#fetchList(repository, known, sources)
+      if (list === undefined) return
+      const dropped = await store.take(known.record, list, config.deleteSeconds)
+      if (dropped > ALARM_SHARE) {
+        const share = Math.round(dropped * 100)
+        this.#note(
+          repository,
+          'error',
+          'backup-shrunk',
+          `its newest list drops ${share} % of what is held here; it stays for ${Math.round(config.deleteSeconds / 3_600)} h`,
+        )
+      } else log.add('debug', 'replica-head', { repository, seq: known.head.seq })
+    }
+    const replica = store.get(repository)
+    if (replica !== undefined) await this.#fetch(replica, sources)
+  }
+
+  async #fetchList(
+    repository: string,
+    { head }: SurveyedRepository,
+    sources: readonly PieceSource[],
+  ): Promise<Uint8Array | undefined> {
+    for (const { ask } of sources) {
+      const asker = await ask().catch(() => undefined)
+      if (asker === undefined) continue
+      try {
+        const parts: Uint8Array[] = []
+        const what = { repository, kind: 'list' as const, sha256: head.list }
+        for await (const piece of asker.pieces(what, 0, head.listBytes)) parts.push(piece)
+        return Buffer.concat(parts)
+      } catch (error) {
+        if (!(error instanceof FlotillaError)) throw error // this one does not have it
+      } finally {
+        await asker.close()
+      }
+    }
+    return undefined
+  }
+
+  async #fetch(replica: Replica, sources: readonly PieceSource[]): Promise<void> {
+    const { store, config, log, signal, isBusy, onMoved, node } = this.#deps
+    const { repository, head, owner } = replica
+    const missing = (replica.files ?? [])
+      .filter((file) => !replica.have.has(pathOf(file)))
+      .sort((a, b) => ORDER.indexOf(a.kind) - ORDER.indexOf(b.kind))
+    if (missing.length === 0) return
+    const room = this.#freeBytes
+    const whole = totalBytes(replica.files ?? [])
+    if (!this.#adopts(repository) && (totalBytes(missing) > room || whole > config.mostBytes)) {
+      this.#note(
+        repository,
+        'warn',
+        'replica-full',
+        `it needs ${totalBytes(missing)} bytes more, ${room} are free for replicas`,
+      )
+      if (heldBytes(replica) === 0) await store.remove(repository)
+      return
+    }
+    const rate = Math.min(config.bytesPerSecond, head.bytesPerSecond === 0 ? Infinity : head.bytesPerSecond)
+    this.#rate.setRate(rate, performance.now())
+    const startedMs = performance.now()
+    let fetchedBytes = 0
+    const lacking = await fetchFiles(missing, sources, {
+      repository,
+      keeper: {
+        beginPart: (file) => store.beginPart(repository, file),
+        keep: (file) => store.keep(repository, file),
+      },
+      rate: this.#rate,
+      onBytes: (bytes, device) => {
+        fetchedBytes += bytes
+        onMoved('fetched', bytes, device)
+      },
+      onWrong: (device, file) => {
+        this.#wrong.set(`${repository} ${device}`, performance.now() + WRONG_MS)
+        log.add('warn', 'replica-wrong', { repository, device, file: pathOf(file) })
+        node.toldBadNews(device)
+      },
+      pace: async () => {
+        while (isBusy() && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, YIELD_MS))
+      },
+      signal,
+    })
+    const now = store.get(repository)
+    if (lacking.length > 0 || now === undefined || percentOf(now) < 100) return
+    this.#notes.delete(repository)
+    log.add('info', 'replica-whole', {
+      repository,
+      owner: owner.name,
+      seq: head.seq,
+      bytes: fetchedBytes,
+      ms: Math.round(performance.now() - startedMs),
+    })
+  }
+
+  /** Another device should hold it: this one does until the others have it all, and a while longer. */
+  async #letGo(repository: string, known: SurveyedRepository, seconds: number): Promise<void> {
+    const { store, config, log } = this.#deps
+    const replica = store.get(repository)
+    if (replica === undefined) return
+    const whole = new Set(wholeCopies(known, config.absentMs).map(({ device }) => device))
+    const isCovered = known.holders.length >= known.head.copies && known.holders.every((device) => whole.has(device))
+    const surplusSeconds = isCovered ? replica.clocks.surplusSeconds + seconds : 0
+    store.setClocks(repository, { surplusSeconds })
+    if (surplusSeconds < config.surplusSeconds) return
+    await store.remove(repository)
+    log.add('info', 'replica-returned', { repository, bytes: heldBytes(replica) })
+  }
+
+  async #age(seconds: number): Promise<void> {
+    const { store, log } = this.#deps
+    this.#unsavedSeconds += seconds
+    const saves = this.#unsavedSeconds >= SAVE_SECONDS
+    if (saves) this.#unsavedSeconds = 0
+    for (const { repository } of store.all()) {
+      const gone = await store.letTimePass(repository, seconds)
+      if (gone.length > 0) log.add('info', 'replica-dropped', { repository, files: gone.length })
+      const replica = store.get(repository)
+      if (replica !== undefined && (saves || gone.length > 0)) await store.save(replica)
+    }
+  }
+
+  /** Hashes what is held, slowly enough that a round takes as long as it may; what rotted is fetched again. */
+  async #scrub(): Promise<void> {
+    const { store, config, log, self } = this.#deps
+    for (const replica of store.all()) {
+      const { repository, clocks, files = [], head } = replica
+      const present = files.filter((file) => replica.have.has(pathOf(file)))
+      const isAccused = head.distrusted.includes(self)
+      const due = isAccused ? Infinity : (clocks.roundSeconds / config.scrubSeconds) * totalBytes(present)
+      let done = 0
+      for (const file of present) {
+        const endsAt = done + file.lengthBytes
+        done = endsAt
+        if (endsAt <= clocks.roundBytes) continue
+        if (endsAt > due || this.#deps.signal.aborted) break
+        if ((await store.check(repository, file, async () => {})) === 'bad') {
+          log.add('error', 'bit-rot', { repository, file: pathOf(file) })
+          this.#notes.set(repository, `${pathOf(file)} had rotted and is fetched again`)
+        }
+        store.setClocks(repository, { roundBytes: endsAt })
+        if (!isAccused) break // one at a time
+      }
+      if (present.length > 0 && done <= (store.get(repository)?.clocks.roundBytes ?? 0))
+        store.setClocks(repository, { roundBytes: 0, roundSeconds: 0, uncheckedSeconds: 0 })
+    }
+  }
+
+  /** Has one holder of this device's own repository prove some bytes of it. */
+  async #proveCopies(): Promise<void> {
+    const { own, config, node, log } = this.#deps
+    if (performance.now() - this.#proofMs < config.proofMs) return
+    this.#proofMs = performance.now()
+    const known = this.#survey.get(own.state.repository)
+    const files = await own.files()
+    if (known === undefined || files.length === 0) return
+    const holders = known.copies.filter(
+      ({ device, percent, seq, epoch }) =>
+        percent === 100 && seq === own.state.seq && epoch === own.state.epoch && node.isMember(device),
+    )
+    for (const holder of holders)
+      await this.#prove(holder, files).catch((error: unknown) =>
+        log.add('debug', 'proof-failed', { device: holder.device, error: messageOf(error) }),
+      )
+  }
+
+  async #prove({ device, name }: Copy, files: readonly RepositoryFile[]): Promise<void> {
+    const { own, node, log } = this.#deps
+    const file = weighted(files)
+    const offset = randomInt(Math.max(1, file.lengthBytes - PROOF_BYTES))
+    const question: PieceQuestion = {
+      repository: own.state.repository,
+      kind: file.kind,
+      sha256: file.sha256,
+      offset,
+      lengthBytes: Math.max(1, Math.min(PROOF_BYTES, file.lengthBytes - offset)),
+    }
+    const bytes = await this.#read(question)
+    if (bytes === undefined) return // gone here: the scrub sees to it
+    const asker = new PieceAsker(await node.open(device, BACKUP_PROTOCOL))
+    try {
+      const answer = await asker.prove(question, bytes)
+      if (answer === 'held') return void this.#distrusted.delete(device)
+      // Rot on this side looks the same: the file is hashed before anybody is blamed.
+      const ours = await hashFile(own.pathOf(file))
+      if (ours?.sha256 !== file.sha256) return
+      this.#distrusted.set(device, performance.now() + DISTRUST_MS)
+      log.add('error', 'replica-not-proven', { device, name, file: pathOf(file), answer })
+    } finally {
+      await asker.close()
+    }
+  }
+
+  /** Hashes this device's own repository in turn; what rotted comes back from a holder. */
+  async #scrubOwn(): Promise<void> {
+    const { own, config, log, signal } = this.#deps
+    const files = await own.files()
+    const perFileMs = (config.scrubSeconds * 1_000) / Math.max(1, files.length)
+    if (files.length === 0 || performance.now() - this.#ownScrub.sinceMs < perFileMs) return
+    const at = this.#ownScrub.at % files.length
+    this.#ownScrub = { at: at + 1, sinceMs: performance.now() }
+    const file = files[at]
+    if (file === undefined || file.kind === 'config') return
+    const found = await hashFile(own.pathOf(file)).catch(() => undefined)
+    if (found?.sha256 === file.sha256) return
+    if (!(await own.isListed(file))) return // pruned meanwhile
+    log.add('error', 'bit-rot', { repository: own.state.repository, file: pathOf(file) })
+    const part = `${own.pathOf(file)}.healing`
+    const left = await fetchFiles([file], this.sourcesOf(own.state.repository), {
+      repository: own.state.repository,
+      keeper: {
+        beginPart: async () => ({ path: part, haveBytes: 0 }),
+        keep: () => own.replace(file, part),
+      },
+      rate: this.#rate,
+      onBytes: (bytes, device) => this.#deps.onMoved('fetched', bytes, device),
+      onWrong: () => {},
+      pace: async () => {},
+      signal,
+    })
+    if (left.length === 0) log.add('warn', 'backup-healed', { file: pathOf(file) })
+    else
+      this.#note(
+        own.state.repository,
+        'error',
+        'backup-rotten',
+        `${pathOf(file)} rotted, and no holder in reach has it`,
+      )
+  }
+
+  async #read({ repository, kind, sha256, offset, lengthBytes }: PieceQuestion): Promise<Uint8Array | undefined> {
+    const { own, store, book, self } = this.#deps
+    const isOwn = repository === own.state.repository
+    if (kind === 'head') {
+      if (isOwn) return book.get(self)?.bytes
+      return store.get(repository)?.record ?? this.#survey.get(repository)?.record
+    }
+    if (kind === 'list') {
+      const list = await (isOwn ? own.readList(sha256) : store.readList(repository, sha256))
+      return list?.subarray(offset, offset + lengthBytes)
+    }
+    if (!isOwn && store.get(repository) === undefined) return undefined
+    const file = await open(
+      isOwn ? own.pathOf({ kind, sha256 }) : store.pathOf(repository, { kind, sha256 }),
+      'r',
+    ).catch(() => undefined)
+    if (file === undefined) return undefined
+    try {
+      const buffer = Buffer.allocUnsafe(lengthBytes)
+      const { bytesRead } = await file.read(buffer, 0, lengthBytes, offset)
+      return buffer.subarray(0, bytesRead)
+    } finally {
+      await file.close()
+    }
+  }
+
+  #adopts(repository: string): boolean {
+    return this.adopting?.record.backup?.repository === repository
+  }
+
+  /** Told once, and shown until it is over. */
+  #note(repository: string, level: 'warn' | 'error', event: string, text: string): void {
+    if (this.#notes.get(repository) !== text) this.#deps.log.add(level, event, { repository, why: text })
+    this.#notes.set(repository, text)
+  }
+}
+
+/** A file, the larger the more often. */
+function weighted(files: readonly RepositoryFile[]): RepositoryFile {
+  let left = randomInt(Math.max(1, Math.min(totalBytes(files), 2 ** 47)))
+  for (const file of files) {
+    left -= file.lengthBytes
+    if (left < 0) return file
+  }
+  const [first] = files
+  if (first === undefined) throw new FlotillaError('NOT_FOUND', 'choose a file: there is none')
+  return first
+}

@@ -1,0 +1,306 @@
+import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { type BackupHead, isNewer } from '../../protocol/backup/backup-head.ts'
+import { parseList, pathOf, type RepositoryFile, totalBytes } from '../../protocol/backup/repository-list.ts'
+import { REPOSITORY_PATTERN } from '../../protocol/backup/repository-name.ts'
+import { FlotillaError, messageOf } from '../../protocol/errors.ts'
+import { parseRecord } from '../../protocol/gossip/device-record.ts'
+import { parseJson, shape } from '../../protocol/shape.ts'
+import { GenerationFile } from '../store/generation-file.ts'
+import { NodeDisk } from '../store/node-disk.ts'
+import { fileHash, hashFile } from './file-hash.ts'
+
+/** The replica of one repository on this device, in restic's own layout: stock restic opens it with the password. */
+export type Replica = {
+  readonly repository: string
+  /** Device that told of it last, and its name. */
+  readonly owner: { readonly device: string; readonly name: string }
+  readonly head: BackupHead
+  readonly record: Uint8Array
+  /** The files of the head; undefined until its list is here. */
+  readonly files: readonly RepositoryFile[] | undefined
+  /** Paths of files that are here whole. */
+  readonly have: ReadonlySet<string>
+  /** Files that the head does not list any more, and for how many seconds they still stay. */
+  readonly dropped: ReadonlyMap<string, number>
+  readonly clocks: ReplicaClocks
+}
+
+/** Seconds that this device was up; no clock of the wall is believed. */
+export type ReplicaClocks = {
+  /** Since every file was hashed last. */
+  readonly uncheckedSeconds: number
+  /** Since the present round of hashing began, and how many bytes it has done. */
+  readonly roundSeconds: number
+  readonly roundBytes: number
+  /** For how long others were to hold it instead of this device. */
+  readonly surplusSeconds: number
+}
+
+const MAX_RECORD = 16_384
+const MAX_STATE = 16 * 2 ** 20
+const META = '.flotilla'
+const START: ReplicaClocks = { uncheckedSeconds: 0, roundSeconds: 0, roundBytes: 0, surplusSeconds: 0 }
+
+/** Replicas of other devices' repositories, on disk. A file is there under its name only when it is whole and hashed. */
+export class ReplicaStore {
+  readonly #directory: string
+  readonly #disk: NodeDisk
+  readonly #replicas = new Map<string, Replica>()
+
+  private constructor(directory: string) {
+    this.#directory = directory
+    this.#disk = new NodeDisk(directory)
+  }
+
+  /** @param onProblem - a replica that cannot be read is left where it is, and told of */
+  static async open(directory: string, onProblem: (repository: string, error: unknown) => void): Promise<ReplicaStore> {
+    await mkdir(directory, { recursive: true, mode: 0o700 })
+    const store = new ReplicaStore(directory)
+    for (const name of await readdir(directory)) {
+      if (!REPOSITORY_PATTERN.test(name)) continue
+      await store.#load(name).catch((error: unknown) => onProblem(name, error))
+    }
+    return store
+  }
+
+  all(): readonly Replica[] {
+    return [...this.#replicas.values()]
+  }
+
+  get(repository: string): Replica | undefined {
+    return this.#replicas.get(repository)
+  }
+
+  get usedBytes(): number {
+    return this.all().reduce((sum, replica) => sum + heldBytes(replica), 0)
+  }
+
+  freeBytes(): Promise<number> {
+    return this.#disk.freeBytes()
+  }
+
+  pathOf(repository: string, file?: Pick<RepositoryFile, 'kind' | 'sha256'>): string {
+    const root = join(this.#directory, repository)
+    return file === undefined ? root : join(root, pathOf(file))
+  }
+
+  /**
+   * Takes a newer head and its list. What the list does not name any more stays for a grace.
+   * @returns the share of what is here that the new head drops, 0 … 1
+   */
+  async take(record: Uint8Array, list: Uint8Array, graceSeconds: number): Promise<number> {
+    const { record: told } = parseRecord(record)
+    const head = told.backup
+    if (head === undefined || fileHash(list) !== head.list)
+      throw new FlotillaError('VERIFY_FAILED', `replica of ${told.name}: its list is not the one that its record names`)
+    const before = this.#replicas.get(head.repository)
+    if (before !== undefined && before.files !== undefined && !isNewer(head, before.head)) return 0
+    const files = parseList(list)
+    const listed = new Set(files.map(pathOf))
+    // What a head drops and a later one lists again is still here.
+    const have = new Set([...(before?.have ?? []), ...(before?.dropped.keys() ?? [])])
+    const gone = [...have].filter((path) => !listed.has(path))
+    // One that is listed again needs no grace any more.
+    const dropped = new Map([...(before?.dropped ?? [])].filter(([path]) => !listed.has(path)))
+    for (const path of gone) if (!dropped.has(path)) dropped.set(path, graceSeconds)
+    const meta = this.#meta(head.repository)
+    await this.#disk.makeDirectory(head.repository)
+    await meta.list.write(list)
+    await meta.record.write(record)
+    const replica: Replica = {
+      repository: head.repository,
+      owner: { device: told.device, name: told.name },
+      head,
+      record,
+      files,
+      have: new Set([...have].filter((path) => listed.has(path))),
+      dropped,
+      clocks: before?.clocks ?? START,
+    }
+    await this.save(replica)
+    const sizes = new Map((before?.files ?? []).map((file) => [pathOf(file), file.lengthBytes]))
+    const size = (paths: readonly string[]) => paths.reduce((sum, path) => sum + (sizes.get(path) ?? 0), 0)
+    return before === undefined ? 0 : size(gone) / Math.max(1, heldBytes(before))
+  }
+
+  /** A file came: it is whole, hashed and flushed under another name. */
+  async keep(repository: string, file: RepositoryFile): Promise<void> {
+    const replica = this.#need(repository)
+    const path = this.pathOf(repository, file)
+    await rename(`${path}.part`, path)
+    await this.#disk.flushDirectory(dirname(`${repository}/${pathOf(file)}`))
+    this.#replicas.set(repository, { ...replica, have: new Set([...replica.have, pathOf(file)]) })
+  }
+
+  /** Opens the place of a file that is on its way; what came before a cut is there. */
+  async beginPart(
+    repository: string,
+    file: RepositoryFile,
+  ): Promise<{ readonly path: string; readonly haveBytes: number }> {
+    const path = `${this.pathOf(repository, file)}.part`
+    await mkdir(dirname(path), { recursive: true })
+    const size = (await stat(path).catch(() => undefined))?.size ?? 0
+    if (size <= file.lengthBytes) return { path, haveBytes: size }
+    await rm(path, { force: true })
+    return { path, haveBytes: 0 }
+  }
+
+  /** Hashes a file that should be here. One that rotted is put aside, to be fetched again. */
+  async check(
+    repository: string,
+    file: RepositoryFile,
+    pace: (bytes: number) => Promise<void>,
+  ): Promise<'whole' | 'bad'> {
+    const path = this.pathOf(repository, file)
+    const found = await hashFile(path, pace).catch(() => undefined)
+    if (found?.sha256 === file.sha256 && found.lengthBytes === file.lengthBytes) return 'whole'
+    await rename(path, `${path}.bad`).catch(() => {})
+    const replica = this.#need(repository)
+    const have = new Set(replica.have)
+    have.delete(pathOf(file))
+    this.#replicas.set(repository, { ...replica, have })
+    return 'bad'
+  }
+
+  /** The grace of what a head dropped runs while this device is up. @returns paths that went */
+  async letTimePass(repository: string, seconds: number): Promise<readonly string[]> {
+    const replica = this.#need(repository)
+    const left = new Map([...replica.dropped].map(([path, rest]) => [path, rest - seconds]))
+    const over = [...left].filter(([, rest]) => rest <= 0).map(([path]) => path)
+    for (const path of over) {
+      left.delete(path)
+      await rm(join(this.#directory, repository, path), { force: true })
+    }
+    const { clocks } = replica
+    this.#replicas.set(repository, {
+      ...replica,
+      dropped: left,
+      clocks: {
+        ...clocks,
+        uncheckedSeconds: clocks.uncheckedSeconds + seconds,
+        roundSeconds: clocks.roundSeconds + seconds,
+      },
+    })
+    return over
+  }
+
+  setClocks(repository: string, change: Partial<ReplicaClocks>): void {
+    const replica = this.#need(repository)
+    this.#replicas.set(repository, { ...replica, clocks: { ...replica.clocks, ...change } })
+  }
+
+  async save(replica: Replica): Promise<void> {
+    const { dropped, clocks } = replica
+    await this.#meta(replica.repository).state.write(
+      Buffer.from(JSON.stringify({ dropped: Object.fromEntries(dropped), clocks })),
+    )
+    this.#replicas.set(replica.repository, replica)
+  }
+
+  /** Gives the room back. */
+  async remove(repository: string): Promise<void> {
+    this.#replicas.delete(repository)
+    // The record first: without it a half removed replica is none.
+    await rm(join(this.#directory, `${repository}${META}`), { recursive: true, force: true })
+    await rm(join(this.#directory, repository), { recursive: true, force: true })
+  }
+
+  /** Hands the files over to who makes them its own repository; what was on its way or aside goes. */
+  async handOver(repository: string): Promise<string> {
+    const path = this.pathOf(repository)
+    this.#replicas.delete(repository)
+    await rm(join(this.#directory, `${repository}${META}`), { recursive: true, force: true })
+    for (const entry of await readdir(path, { recursive: true }))
+      if (/\.(part|bad)$/.test(entry)) await rm(join(path, entry), { force: true })
+    await mkdir(join(path, 'locks'), { recursive: true })
+    return path
+  }
+
+  async readList(repository: string, sha256: string): Promise<Uint8Array | undefined> {
+    if (this.get(repository)?.head.list !== sha256) return undefined
+    return this.#meta(repository).list.read()
+  }
+
+  async #load(repository: string): Promise<void> {
+    const meta = this.#meta(repository)
+    const record = await meta.record.read()
+    const list = await meta.list.read()
+    if (record === undefined) {
+      // Begun and never told of, or half removed.
+      await rm(join(this.#directory, repository), { recursive: true, force: true })
+      return
+    }
+    const { record: told } = parseRecord(record)
+    if (told.backup?.repository !== repository)
+      throw new FlotillaError('FORMAT', `replica ${repository}: its record tells of another repository`)
+    const files = list !== undefined && fileHash(list) === told.backup.list ? parseList(list) : undefined
+    const have = new Set<string>()
+    for (const file of files ?? []) {
+      const size = (await stat(this.pathOf(repository, file)).catch(() => undefined))?.size
+      if (size === file.lengthBytes) have.add(pathOf(file))
+    }
+    const { dropped, clocks } = parseReplicaState(await meta.state.read())
+    this.#replicas.set(repository, {
+      repository,
+      owner: { device: told.device, name: told.name },
+      head: told.backup,
+      record,
+      files,
+      have,
+      dropped,
+      clocks,
+    })
+  }
+
+  #meta(repository: string) {
+    const at = (name: string, max: number) => new GenerationFile(this.#disk, `${repository}${META}/${name}`, max)
+    return { record: at('record', MAX_RECORD), list: at('list', MAX_STATE), state: at('state', MAX_STATE) }
+  }
+
+  #need(repository: string): Replica {
+    const replica = this.#replicas.get(repository)
+    if (replica === undefined) throw new FlotillaError('NOT_FOUND', `replica of ${repository}: it is not held any more`)
+    return replica
+  }
+}
+
+export function heldBytes({ files, have }: Replica): number {
+  return totalBytes((files ?? []).filter((file) => have.has(pathOf(file))))
+}
+
+/** 100 only when every file is here. */
+export function percentOf({ files, have, head }: Replica): number {
+  if (files === undefined) return 0
+  if (files.every((file) => have.has(pathOf(file)))) return 100
+  const done = totalBytes(files.filter((file) => have.has(pathOf(file))))
+  return Math.min(99, Math.floor((done * 100) / Math.max(1, head.bytes)))
+}
+
+function parseReplicaState(bytes: Uint8Array | undefined): Pick<Replica, 'dropped' | 'clocks'> {
+  if (bytes === undefined) return { dropped: new Map(), clocks: START }
+  try {
+    const json = shape.object(parseJson(bytes, 'replica state', MAX_STATE), 'replica state')
+    const number = (value: unknown, key: string) => {
+      if (typeof value !== 'number' || !(value >= 0)) throw new FlotillaError('FORMAT', `replica state: ${key}`)
+      return value
+    }
+    const clocks = shape.object(json['clocks'], 'replica state: clocks')
+    return {
+      dropped: new Map(
+        Object.entries(shape.object(json['dropped'], 'replica state: dropped')).map(([path, rest]) => [
+          path,
+          number(rest, path),
+        ]),
+      ),
+      clocks: {
+        uncheckedSeconds: number(clocks['uncheckedSeconds'], 'uncheckedSeconds'),
+        roundSeconds: number(clocks['roundSeconds'], 'roundSeconds'),
+        roundBytes: number(clocks['roundBytes'], 'roundBytes'),
+        surplusSeconds: number(clocks['surplusSeconds'], 'surplusSeconds'),
+      },
+    }
+  } catch (error) {
+    throw new FlotillaError('FORMAT', `replica state: ${messageOf(error)}`, { cause: error })
+  }
+}

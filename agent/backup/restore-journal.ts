@@ -1,0 +1,62 @@
+import { parseJson, shape } from '../../protocol/shape.ts'
+import type { Disk } from '../store/disk.ts'
+import { GenerationFile } from '../store/generation-file.ts'
+
+/** A volume or mount: where it lies, where it is restored to meanwhile, and where what was there goes. */
+export type Swap = {
+  readonly at: string
+  readonly path: string
+  readonly staged: string
+  readonly before: string
+  readonly isFile: boolean
+}
+
+/** `prepare`: nothing that counts was touched. `switch`: all was restored and read back. */
+export type RestoreEntry = {
+  readonly container: string
+  readonly phase: 'prepare' | 'switch'
+  readonly swaps: readonly Swap[]
+  readonly runs: boolean
+}
+
+const MAX_BYTES = 262_144
+
+/** How far a restore is, for who comes up after a power cut. */
+export class RestoreJournal {
+  readonly #file: GenerationFile
+
+  constructor(persist: Disk) {
+    this.#file = new GenerationFile(persist, 'backup/restore', MAX_BYTES)
+  }
+
+  async note(entry: RestoreEntry): Promise<void> {
+    await this.#file.write(Buffer.from(JSON.stringify(entry)))
+  }
+
+  async clear(): Promise<void> {
+    await this.#file.write(Buffer.from('{}'))
+  }
+
+  async read(): Promise<RestoreEntry | undefined> {
+    const what = 'backup/restore'
+    const bytes = await this.#file.read()
+    const json = bytes === undefined ? {} : shape.object(parseJson(bytes, what, MAX_BYTES), what)
+    if (json['container'] === undefined) return undefined
+    return {
+      container: shape.string(json['container'], `${what}: container`, 128),
+      phase: shape.oneOf(json['phase'], `${what}: phase`, ['prepare', 'switch']),
+      swaps: shape.array(json['swaps'], `${what}: swaps`, 256).map((item) => {
+        const swap = shape.object(item, `${what}: swaps[]`)
+        const text = (key: string) => shape.string(swap[key], `${what}: swaps[].${key}`, 8_192)
+        return {
+          at: text('at'),
+          path: text('path'),
+          staged: text('staged'),
+          before: text('before'),
+          isFile: shape.boolean(swap['isFile'], `${what}: swaps[].isFile`),
+        }
+      }),
+      runs: shape.boolean(json['runs'], `${what}: runs`),
+    }
+  }
+}
