@@ -41,7 +41,7 @@ export type MadeBackup = {
 
 /** Marks backups of a container, and what is only there to make the next one short. */
 export const nameTag = (container: string) => `container=${container}`
-const WARM_TAG = 'unfinished'
+export const WARM_TAG = 'unfinished'
 
 /**
  * Makes one backup of a container. What has to be still is read twice: first as it runs, then again, paused or stopped, which

@@ -139,6 +139,7 @@ export async function openBackups(deps: BackupsDeps): Promise<{
         stop: async () => {
           stop.abort(new Error('stopping'))
           await Promise.all([replicas.stop(), adopter.stop(), keeper.stop()])
+          await store.close()
         },
       }
     },
@@ -200,9 +201,11 @@ function view(
       ageSeconds: Math.round(ageMs / 1_000),
       note: distrusted.has(device)
         ? 'could not prove that it has it'
-        : head !== null && seq < head.seq
-          ? 'of an earlier backup'
-          : '',
+        : ageMs > config.absentMs
+          ? 'not heard of'
+          : head !== null && seq < head.seq
+            ? 'of an earlier backup'
+            : '',
     })),
     offeredBytes,
     freeBytes,

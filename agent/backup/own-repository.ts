@@ -18,7 +18,7 @@ import type { EventLog } from '../control/event-log.ts'
 import type { Disk } from '../store/disk.ts'
 import { GenerationFile } from '../store/generation-file.ts'
 import { fileHash } from './file-hash.ts'
-import { nameTag } from './make-backup.ts'
+import { nameTag, WARM_TAG } from './make-backup.ts'
 import { Restic } from './restic.ts'
 
 /** What this device knows of its own repository; on disk before it is told. */
@@ -189,6 +189,9 @@ export class OwnRepository {
       forgotten += countRemoved((await this.restic.run(args, { signal })).out)
     }
     if (prunesNow) {
+      // What an agent that was killed began.
+      const begun = await this.restic.list(signal, WARM_TAG)
+      if (begun.length > 0) await this.restic.run(['forget', ...begun.map(({ id }) => id)], { signal })
       await this.restic.run(['prune', '--max-unused', MAX_UNUSED], { signal })
       await this.#save({ ...this.#state, prunedMs: Date.now() })
     }

@@ -327,22 +327,22 @@ export class ReplicaKeeper {
     for (const replica of store.all()) {
       const { repository, clocks, files = [], head } = replica
       const present = files.filter((file) => replica.have.has(pathOf(file)))
+      const allBytes = totalBytes(present)
       const isAccused = head.distrusted.includes(self)
-      const due = isAccused ? Infinity : (clocks.roundSeconds / config.scrubSeconds) * totalBytes(present)
+      const dueBytes = isAccused ? Infinity : (clocks.roundSeconds / config.scrubSeconds) * allBytes
       let done = 0
       for (const file of present) {
-        const endsAt = done + file.lengthBytes
-        done = endsAt
-        if (endsAt <= clocks.roundBytes) continue
-        if (endsAt > due || this.#deps.signal.aborted) break
+        done += file.lengthBytes
+        if (done <= clocks.roundBytes) continue
+        if (done > dueBytes || this.#deps.signal.aborted) break
         if ((await store.check(repository, file, async () => {})) === 'bad') {
           log.add('error', 'bit-rot', { repository, file: pathOf(file) })
           this.#notes.set(repository, `${pathOf(file)} had rotted and is fetched again`)
         }
-        store.setClocks(repository, { roundBytes: endsAt })
+        store.setClocks(repository, { roundBytes: done })
         if (!isAccused) break // one at a time
       }
-      if (present.length > 0 && done <= (store.get(repository)?.clocks.roundBytes ?? 0))
+      if (allBytes > 0 && (store.get(repository)?.clocks.roundBytes ?? 0) >= allBytes)
         store.setClocks(repository, { roundBytes: 0, roundSeconds: 0, uncheckedSeconds: 0 })
     }
   }

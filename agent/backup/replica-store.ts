@@ -64,6 +64,10 @@ export class ReplicaStore {
     return store
   }
 
+  close(): Promise<void> {
+    return this.#disk.close()
+  }
+
   all(): readonly Replica[] {
     return [...this.#replicas.values()]
   }

@@ -76,11 +76,16 @@ export class BackupFleet {
     )
   }
 
-  /** Waits until so many holders have all of the newest backup. @returns their names */
-  async untilCopied(name: string, copies: number, timeoutMs?: number): Promise<readonly string[]> {
-    const whole = ({ copies: all }: BackupsView) => all.filter(({ percent, note }) => percent === 100 && note === '')
-    const view = await this.until(name, `copied to ${copies}`, (now) => whole(now).length >= copies, timeoutMs)
-    return whole(view).map(({ name: holder }) => holder)
+  /** Waits until so many holders, or just these, have all of the newest backup. @returns their names, sorted */
+  async untilCopied(name: string, holders: number | readonly string[], timeoutMs?: number): Promise<readonly string[]> {
+    const whole = ({ copies }: BackupsView) =>
+      copies
+        .filter(({ percent, note }) => percent === 100 && note === '')
+        .map(({ name: holder }) => holder)
+        .sort()
+    const isSo = (view: BackupsView) =>
+      typeof holders === 'number' ? whole(view).length >= holders : whole(view).join() === [...holders].sort().join()
+    return whole(await this.until(name, `copied to ${String(holders)}`, isSo, timeoutMs))
   }
 
   /** @throws when it fails */

@@ -5,7 +5,7 @@ import { BackupKeeper } from '../../agent/backup/backup-keeper.ts'
 import type { Job } from '../../agent/backup/job-list.ts'
 import { OwnRepository } from '../../agent/backup/own-repository.ts'
 import { recoverInterrupted } from '../../agent/backup/recover-interrupted.ts'
-import { RestoreJournal } from '../../agent/backup/restore-journal.ts'
+import { type RestoreEntry, RestoreJournal } from '../../agent/backup/restore-journal.ts'
 import { StillnessJournal } from '../../agent/backup/stillness-journal.ts'
 import { NodeDisk } from '../../agent/store/node-disk.ts'
 import { CoreRig } from '../core/core-rig.ts'
@@ -18,8 +18,11 @@ export class BackupRig {
   signed = new Set<string>()
   recoveryKey: string | undefined
   floorMs = 0
+  /** A restore is cut off when its journal comes to say this. */
+  cutAt: RestoreEntry['phase'] | undefined
   #keeper: BackupKeeper | undefined
   #own: OwnRepository | undefined
+  #disk: NodeDisk | undefined
   #stop = new AbortController()
 
   constructor(engine: EngineRig) {
@@ -40,9 +43,15 @@ export class BackupRig {
   async start(): Promise<void> {
     this.#stop = new AbortController()
     const disk = new NodeDisk(this.core.persist)
+    this.#disk = disk
     mkdirSync(this.backups, { recursive: true })
     const still = new StillnessJournal(disk)
     const restores = new RestoreJournal(disk)
+    const note = restores.note.bind(restores)
+    restores.note = async (entry) => {
+      await note(entry)
+      if (entry.phase === this.cutAt) throw new Error('cut off')
+    }
     const own = await OwnRepository.open(this.backups, disk, this.core.persist, DEVICE, this.core.log)
     this.#own = own
     this.core.onEngine = (engine) =>
@@ -70,6 +79,7 @@ export class BackupRig {
     this.#stop.abort(new Error('stopping'))
     await this.#keeper?.stop()
     await this.core.stop()
+    await this.#disk?.close()
   }
 
   async ended(job: Job, timeoutMs = 120_000): Promise<Job> {

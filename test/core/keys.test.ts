@@ -84,7 +84,7 @@ const KEYS: readonly (readonly [key: string, value: unknown, read: (found: Found
   ['updateLock', '/run/hold', ({ HostConfig }) => HostConfig.Binds, ['/tmp/locks/probe:/run/hold']],
 ]
 /** Seen in what is started and when: reconcile.test.ts. */
-const ELSEWHERE = ['image', 'startAfterCreate', 'dependsOn']
+const ELSEWHERE = ['image', 'startAfterCreate', 'dependsOn', 'backup']
 
 describe('the keys of a container', () => {
   const rig = new EngineRig()

@@ -40,7 +40,7 @@ export default defineConfig({
       {
         test: {
           name: 'whole',
-          include: ['test/machine/**/*.test.ts', 'test/boot/*.whole.test.ts'],
+          include: ['test/machine/**/*.test.ts', 'test/boot/*.whole.test.ts', 'test/backup/*.whole.test.ts'],
           ...PATIENT,
           testTimeout: 1_800_000,
           maxWorkers: 2,
@@ -50,7 +50,7 @@ export default defineConfig({
       {
         test: {
           name: 'containers',
-          include: ['core', 'login', 'backup'].map((room) => `test/${room}/**/*.test.ts`),
+          include: ['core', 'login', 'backup'].map((room) => `test/${room}/**/!(*.whole).test.ts`),
           ...PATIENT,
           maxWorkers: 3,
         },
