@@ -49,9 +49,13 @@ export class BackupFleet {
   }
 
   writeCore(name: string, core: unknown): void {
+    this.writeCoreText(name, stringify(core))
+  }
+
+  writeCoreText(name: string, text: string): void {
     const directory = join(this.skiff(name), 'core')
     mkdirSync(directory, { recursive: true })
-    writeFileSync(join(directory, 'skiff-core.yaml'), stringify(core))
+    writeFileSync(join(directory, 'skiff-core.yaml'), text)
   }
 
   async backups(name: string): Promise<BackupsView> {

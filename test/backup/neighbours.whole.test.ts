@@ -145,13 +145,13 @@ describe('copies of backups on neighbours', () => {
     await fleet.backUp('a', 'nav')
     const { head } = await fleet.backups('a')
     expect(head?.bytes).toBeLessThan(3_000_000)
-    const before = packsOf('c').length
+    const before = packsOf('c')
     fleet.fleet.start('c')
     const alarm = await untilEvent('c', 'backup-shrunk')
     expect(String(alarm.fields['why'])).toMatch(/drops (9\d|100) %/)
-    expect(packsOf('c')).toHaveLength(before)
+    expect(packsOf('c')).toEqual(expect.arrayContaining(before))
     await untilEvent('c', 'replica-dropped')
-    expect(packsOf('c').length).toBeLessThan(before)
+    expect(packsOf('c').filter((path) => before.includes(path)).length).toBeLessThan(before.length / 2)
     await fleet.untilCopied('a', 2)
   })
 

@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { buildImages } from '../fleet/build-images.ts'
 import { formatRows } from '../../protocol/terminal/print.ts'
+import { benchBackup } from './backup.ts'
 import { benchControl } from './control.ts'
 import { benchDelta } from './delta.ts'
 import { benchGossip } from './gossip.ts'
@@ -30,6 +31,7 @@ const BENCHES = {
   delta: benchDelta,
   rest: benchRest,
   login: benchLogin,
+  backup: benchBackup,
   swap: benchSwap,
   soak: benchSoak,
 } as const

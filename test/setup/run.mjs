@@ -97,6 +97,11 @@ const PACKAGES = {
     ip: 'iproute2',
     tc: 'iproute2',
     aria2c: 'aria2',
+    restic: 'restic',
+    borg: 'borgbackup',
+    dockerd: 'docker.io',
+    containerd: 'containerd',
+    '/bin/busybox': 'busybox-static',
     rsync: 'rsync',
     casync: 'casync',
     mktorrent: 'mktorrent',
@@ -114,7 +119,8 @@ const PACKAGES = {
     ping: 'iputils-ping',
   },
 }
-for (const same of ['test:machine', 'start:machines', 'start:containers']) PACKAGES[same] = PACKAGES.test
+for (const same of ['test:machine', 'start:machines', 'start:containers', 'start:backups'])
+  PACKAGES[same] = PACKAGES.test
 
 const [task = 'start', ...args] = process.argv.slice(2)
 process.chdir(root)
@@ -126,6 +132,7 @@ const entry = {
   start: ['test/fleet/start.ts'],
   'start:machines': ['test/machine/start.ts'],
   'start:containers': ['test/login/start.ts'],
+  'start:backups': ['test/backup/start.ts'],
   test: ['test/setup/test.ts'],
   check: ['test/setup/check.ts'],
   bench: ['test/bench/bench.ts'],
