@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -188,6 +189,6 @@ function agePrune(path: string): void {
   }
   const json = JSON.parse(text.slice(65)) as { prunedMs: number }
   const content = JSON.stringify({ ...json, prunedMs: 0 })
-  const hash = execFileSync('sha256sum', { input: content }).toString().slice(0, 64)
+  const hash = createHash('sha256').update(content).digest('hex')
   writeFileSync(path, `${hash}\n${content}`)
 }
