@@ -310,7 +310,7 @@ describe('containers on a real Docker Engine', () => {
     expect(await run(engine, 'cc', 'cat /etc/built')).toBe('built\n')
     writeFileSync(join(context, 'Dockerfile'), 'FROM bb:1\nRUN echo the compiler is missing; exit 4\n')
     write({ dd: { ...SLEEP, image: 'fails:1' } }, { images: { 'fails:1': { pull: { policy: 'never' }, build } } })
-    const failed = await rig.until('dd', ({ reason }) => reason.includes('exit'))
+    const failed = await rig.until('dd', ({ reason }) => reason.includes('non-zero code'))
     expect(failed.reason).toMatch(
       /image fails:1: build fails:1: .*returned a non-zero code: 4.*the compiler is missing/,
     )

@@ -2,6 +2,8 @@ import { createHash } from 'node:crypto'
 import { isDeepStrictEqual } from 'node:util'
 import { parseAgentConfig } from '../../agent/config.ts'
 import { firstBootRecords, chooseBoot, encodeBootRecord, parseBootRecord } from '../../protocol/boot/boot-record.ts'
+import { encodeList, parseList } from '../../protocol/backup/repository-list.ts'
+import { parseQuestion } from '../../protocol/network/backup-exchange.ts'
 import { encodeChunkIndex, parseChunkIndex } from '../../protocol/chunks/chunk-index.ts'
 import { squashfsBoundaries } from '../../protocol/chunks/squashfs-boundaries.ts'
 import { parseSkiffCore } from '../../protocol/core/skiff-core.ts'
@@ -112,7 +114,7 @@ traffic: {sendKiB: 5, quietHours: ["08:00-18:00"]}
 `
 
 const core = `containers:
-  a: &base {image: i, mounts: ["/dev:/dev"], env: [A=1], ulimits: {nofile: 1}, memory: 5m, healthCheck: {test: [a]}}
+  a: &base {image: i, backup: {schedule: every 6h, keep: {last: 2}, exclude: [x]}, mounts: ["/dev:/dev"], env: [A=1], ulimits: {nofile: 1}, memory: 5m, healthCheck: {test: [a]}}
   b: *base
 users: {core: {container: a, auth: {sshKeys: [k]}}}
 images: {i: {pull: {policy: ifnotexists}, build: {source: /x, buildArgs: {A: 1}}}}
@@ -166,6 +168,24 @@ export const DECODERS: Readonly<Record<string, Decoder>> = {
     const parsed = parseCertificate(bytes)
     admit(parsed, parsed.certificate.device, policy)
   }),
+  repositoryList: decoder([encodeList([{ kind: 'data', sha256: HASH, lengthBytes: 5 }])], (bytes) => {
+    const files = parseList(bytes)
+    same(parseList(encodeList(files)), files)
+  }),
+  backupQuestion: decoder(
+    texts(
+      JSON.stringify({ repository: `${device.id}.1`, kind: 'data', sha256: HASH, offset: 0, lengthBytes: 9 }),
+      JSON.stringify({
+        repository: `${device.id}.1`,
+        kind: 'head',
+        sha256: HASH,
+        offset: 5,
+        lengthBytes: 1,
+        nonce: '0'.repeat(32),
+      }),
+    ),
+    (bytes) => void parseQuestion(bytes),
+  ),
   fleetPolicy: decoder([encodeFleetPolicy(policy)], (bytes) => {
     const parsed = parseFleetPolicy(bytes)
     same(parseFleetPolicy(encodeFleetPolicy(parsed)), parsed)
