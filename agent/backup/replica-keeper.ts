@@ -47,6 +47,7 @@ const WRONG_MS = 600_000
 /** A head that drops more of what is here than this is told of loudly. */
 const ALARM_SHARE = 0.5
 const SAVE_SECONDS = 300
+const SURVEY_MS = 30_000
 /** Order in which a repository is fetched: with what comes last it can be used. */
 const ORDER = ['keys', 'config', 'data', 'index', 'snapshots'] as const
 
@@ -58,6 +59,8 @@ export class ReplicaKeeper {
   readonly #notes = new Map<string, string>()
   readonly #rate: TokenBucket
   #survey: ReadonlyMap<string, SurveyedRepository> = new Map()
+  /** What the survey was made of, and when: ages in it are shown to people. */
+  #surveyed = { key: '', atMs: 0 }
   #freeBytes = 0
   #lastMs = performance.now()
   #unsavedSeconds = 0
@@ -151,23 +154,12 @@ export class ReplicaKeeper {
   }
 
   async #tick(): Promise<void> {
-    const { store, config, book, policy, self, node, signal } = this.#deps
+    const { store, config, self, signal } = this.#deps
     const seconds = (performance.now() - this.#lastMs) / 1_000
     this.#lastMs = performance.now()
     const roomBytes = Math.max(0, (await store.freeBytes()) - RESERVE_BYTES)
     this.#freeBytes = Math.max(0, Math.min(config.offeredBytes - store.usedBytes, roomBytes))
-    this.#survey = surveyBackups({
-      self,
-      // Who is connected was heard of just now, whatever it last said.
-      records: book.all(performance.now()).map(({ signed, ageMs }) => {
-        const { device } = signed.record
-        return { signed, ageMs: device === self || node.isMember(device) ? 0 : ageMs }
-      }),
-      replicas: store.all(),
-      told: this.adopting === undefined ? [] : [this.adopting],
-      policy: policy(),
-      graces: { absentMs: config.absentMs, repairMs: config.repairMs },
-    })
+    this.#look()
     await this.#age(seconds)
     for (const [repository, known] of this.#survey) {
       if (signal.aborted) return
@@ -184,6 +176,33 @@ export class ReplicaKeeper {
     await this.#scrub()
     await this.#proveCopies()
     await this.#scrubOwn()
+  }
+
+  /** Surveys what was heard, unless nothing in it is new: in a fleet of hundreds that is a few hundred thousand comparisons. */
+  #look(): void {
+    const { store, config, book, policy, self, node } = this.#deps
+    // Who is connected was heard of just now, whatever it last said.
+    const records = book.all(performance.now()).map(({ signed, ageMs }) => {
+      const { device } = signed.record
+      return { signed, ageMs: device === self || node.isMember(device) ? 0 : ageMs }
+    })
+    const graces = { absentMs: config.absentMs, repairMs: config.repairMs }
+    const key = [
+      JSON.stringify([policy().claims, replicaStates(store.all()), this.adopting?.record.backup]),
+      ...records.map(({ signed, ageMs }) =>
+        [contentOf(signed), ageMs <= graces.absentMs, ageMs <= graces.repairMs].join(' '),
+      ),
+    ].join('\n')
+    if (key === this.#surveyed.key && performance.now() - this.#surveyed.atMs < SURVEY_MS) return
+    this.#surveyed = { key, atMs: performance.now() }
+    this.#survey = surveyBackups({
+      self,
+      records,
+      replicas: store.all(),
+      told: this.adopting === undefined ? [] : [this.adopting],
+      policy: policy(),
+      graces,
+    })
   }
 
   /** Fetches what is new of a repository that this device should hold. */
@@ -464,6 +483,17 @@ export class ReplicaKeeper {
     if (this.#notes.get(repository) !== text) this.#deps.log.add(level, event, { repository, why: text })
     this.#notes.set(repository, text)
   }
+}
+
+/** What a record says that a survey looks at; the sequence rises with every sign of life. */
+const contents = new WeakMap<SignedRecord, string>()
+function contentOf(signed: SignedRecord): string {
+  const known = contents.get(signed)
+  if (known !== undefined) return known
+  const { device, labels, backup, holder } = signed.record
+  const content = JSON.stringify([device, labels, backup, holder])
+  contents.set(signed, content)
+  return content
 }
 
 /** A file, the larger the more often. */

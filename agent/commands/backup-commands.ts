@@ -122,7 +122,7 @@ function print(view: BackupsView, options: Common): void {
       ]),
     )
   if (head !== null) {
-    const whole = copies.filter(({ percent }) => percent === 100).length
+    const whole = copies.filter(({ percent, note }) => percent === 100 && note === '').length
     process.stdout.write(
       `\n${formatBytes(head.bytes)} in ${head.repository} (epoch ${head.epoch}, ${head.seq}), copies: ${whole} of ${head.copies}\n`,
     )
