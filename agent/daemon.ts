@@ -248,7 +248,7 @@ export class Agent {
       floorMs: () => timeFloorMs(trust.set),
       signedImages: () => imagesIn(updater.running),
       isBusy: () => updater.state.phase === 'fetching',
-      spend: (peer, bytes) => driver.spend(peer, bytes),
+      spend: (peer, bytes, isWanted) => driver.spend(peer, bytes, isWanted),
       onMoved: (direction, bytes, peer) => moved[direction](bytes, peer),
       log: this.#log,
     })

@@ -1,7 +1,6 @@
 import type { BackupHead } from '../../protocol/backup/backup-head.ts'
 import { isNewer } from '../../protocol/backup/backup-head.ts'
 import type { RepositoryClaim } from '../../protocol/backup/repository-claim.ts'
-import { parseRepositoryName } from '../../protocol/backup/repository-name.ts'
 import { type SealPair, unseal } from '../../protocol/backup/seal.ts'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseRecord, type SignedRecord } from '../../protocol/gossip/device-record.ts'
@@ -45,12 +44,15 @@ type AdoptState = {
   readonly done: readonly string[]
   /** Containers that are still to be restored. */
   readonly left: readonly string[]
+  /** The claim whose repository is being made this device's own, and the sequence of its head; empty when none is. */
+  readonly taking: string
+  readonly seq: number
 }
 
 const TICK_MS = 3_000
 const RETRY_MS = 60_000
 const MAX_STATE = 65_536
-const NOTHING: AdoptState = { done: [], left: [] }
+const NOTHING: AdoptState = { done: [], left: [], taking: '', seq: 0 }
 
 /**
  * Takes over the repository of a device that is gone, when a signed claim says so: fetches it from all holders, opens it with the
@@ -102,11 +104,11 @@ export class Adopter {
   }
 
   async #tick(): Promise<void> {
-    const { own, policy, self } = this.#deps
+    const { own, policy, self, keeper } = this.#deps
     const { claims } = policy()
     const given = claims.find(({ repository, epoch }) => repository === own.state.repository && epoch > own.state.epoch)
-    if (given !== undefined && given.to !== self) {
-      await own.fence(given.to)
+    if (given !== undefined && given.to !== self && this.#state.taking !== keyOf(given)) {
+      await keeper.alone('give up', () => own.fence(given.to))
       this.#note = `${given.repository} was given to ${given.to}; backups of this device go to ${own.state.repository} now`
     }
     const claim = claims.find((one) => one.to === self && !this.#state.done.includes(keyOf(one)))
@@ -115,30 +117,37 @@ export class Adopter {
   }
 
   async #adopt(claim: RepositoryClaim): Promise<void> {
-    const { own, replicas, store, sealPair, log, signal } = this.#deps
+    const { own, replicas, store, sealPair, keeper, log, signal } = this.#deps
     const { repository, epoch } = claim
     const password = unseal(claim.sealed, sealPair.secret)
-    replicas.adopting ??= await this.#findHead(repository)
-    const replica = store.get(repository)
-    const head = replica?.head
-    if (replicas.adopting === undefined) {
-      this.#note = `takes over ${repository}: nobody in reach holds it yet`
-      return
+    // From the moment that it is being moved there is no replica any more: it goes on where it was cut off.
+    if (this.#state.taking !== keyOf(claim)) {
+      if (replicas.adopting?.record.backup?.repository !== repository) replicas.adopting = await this.#findHead(claim)
+      if (replicas.adopting === undefined) {
+        this.#note = `takes over ${repository}: nobody in reach holds it yet`
+        return
+      }
+      const replica = store.get(repository)
+      if (replica === undefined || percentOf(replica) < 100) {
+        this.#note = `takes over ${repository}: ${replica === undefined ? 0 : percentOf(replica)} % here`
+        return
+      }
+      this.#note = `takes over ${repository}: checking it`
+      await this.#checkWhole(repository, password)
+      await this.#save({ ...this.#state, taking: keyOf(claim), seq: replica.head.seq })
     }
-    if (replica === undefined || head === undefined || percentOf(replica) < 100) {
-      this.#note = `takes over ${repository}: ${replica === undefined ? 0 : percentOf(replica)} % here`
-      return
-    }
-    this.#note = `takes over ${repository}: checking it`
-    await this.#checkWhole(repository, password)
-    const path = await store.handOver(repository)
-    await own.takeOver(path, password, { repository, epoch, seq: head.seq })
-    replicas.adopting = undefined
-    const containers = [...new Set((await this.#deps.keeper.list()).map(({ container }) => container))]
-    await this.#save({ done: [...this.#state.done, keyOf(claim)].slice(-256), left: containers })
-    log.add('info', 'adopted', { repository, epoch, containers: containers.join(', ') })
-    // Told from now on, so that holders follow this device.
-    await own.publish(signal)
+    await keeper.alone('take over', async () => {
+      await replicas.whileStill(async () => {
+        await own.takeOver(store.pathOf(repository), password, { repository, epoch, seq: this.#state.seq })
+        await store.forget(repository)
+        replicas.adopting = undefined
+      })
+      const containers = [...new Set((await keeper.list()).map(({ container }) => container))]
+      await this.#save({ done: [...this.#state.done, keyOf(claim)].slice(-256), left: containers, taking: '', seq: 0 })
+      log.add('info', 'adopted', { repository, epoch, containers: containers.join(', ') })
+      // Told from now on, so that holders follow this device.
+      await own.publish(signal)
+    })
   }
 
   /** The password fits, and every pack that the index names is there. The hashes of all files were checked when they came. */
@@ -147,8 +156,8 @@ export class Adopter {
     await own.withPasswordFile(password, (file) => new Restic(store.pathOf(repository), file).check(false, { signal }))
   }
 
-  /** The newest head of a repository that a device in reach has. */
-  async #findHead(repository: string): Promise<SignedRecord | undefined> {
+  /** The newest head that the device told whose the repository was, as far as somebody in reach has it. */
+  async #findHead({ repository, from, fromEpoch }: RepositoryClaim): Promise<SignedRecord | undefined> {
     const { book, node, store } = this.#deps
     const holders = book
       .all(performance.now())
@@ -161,11 +170,12 @@ export class Adopter {
       const record = parseRecord(bytes)
       const head = record.record.backup
       if (head?.repository !== repository) return
-      // Only who began it speaks for it before it was given to anybody.
-      if (head.epoch === 0 && record.record.device !== parseRepositoryName(repository).device) return
+      // Anybody may hold a replica; what is in it only its owner says.
+      if (record.record.device !== from || head.epoch !== fromEpoch) return
       found.push({ head, record })
     }
     add(store.get(repository)?.record)
+    for (const { signed } of book.all(performance.now())) if (signed.record.device === from) add(signed.bytes)
     for (const device of holders.filter((one) => node.isMember(one))) {
       try {
         const asker = new PieceAsker(await node.open(device, BACKUP_PROTOCOL))
@@ -204,7 +214,7 @@ export class Adopter {
     this.#note = failures.length === 0 ? `took over ${own.state.repository}` : failures.join('; ')
     if (failures.length > 0) this.#retryMs = performance.now() + RETRY_MS
     // What was restored is what is backed up from now on, under this device's name.
-    else await own.publish(signal)
+    else await keeper.alone('publish', () => own.publish(signal))
   }
 
   /** Without the image that it was saved on, volumes and mounts are still worth having. */
@@ -233,5 +243,10 @@ function parseAdoptState(bytes: Uint8Array): AdoptState {
   const json = shape.object(parseJson(bytes, 'backup/adopt', MAX_STATE), 'backup/adopt')
   const texts = (key: string) =>
     shape.array(json[key], `backup/adopt: ${key}`, 1_000).map((one) => shape.string(one, `backup/adopt: ${key}`, 256))
-  return { done: texts('done'), left: texts('left') }
+  return {
+    done: texts('done'),
+    left: texts('left'),
+    taking: shape.string(json['taking'], 'backup/adopt: taking', 256),
+    seq: shape.integer(json['seq'], 'backup/adopt: seq', 0),
+  }
 }

@@ -31,6 +31,8 @@ export type BackupKeeperDeps = {
   readonly floorMs: () => number
   readonly still: StillnessJournal
   readonly restores: RestoreJournal
+  /** Puts in order what was left in the middle. */
+  readonly recover: (engine: Engine) => Promise<void>
   readonly log: EventLog
   readonly signal: AbortSignal
 }
@@ -49,6 +51,8 @@ const LOOK_MS = 15_000
 const PRUNE_MS = 86_400_000
 const DEFAULT_COPIES = 3
 const HOUR_MS = 3_600_000
+/** A backup that hangs does not keep a device from its release for ever. */
+const MOST_HOLD_MS = HOUR_MS
 const MAX_RESULT = 1_048_576
 
 /** Makes backups when they are due, keeps what the policies say, restores; one at a time. */
@@ -59,7 +63,7 @@ export class BackupKeeper {
   readonly #problems = new Map<string, string>()
   #specs: ReadonlyMap<string, BackupSpec> = new Map()
   #sealed = { of: '', text: '' }
-  #upgrade = { target: '', isDone: true }
+  #upgrade = { target: '', untilMs: 0, isDone: true }
   #timer: NodeJS.Timeout | undefined
 
   constructor(deps: BackupKeeperDeps) {
@@ -116,12 +120,21 @@ export class BackupKeeper {
   async holdFor(target: string | undefined): Promise<readonly Hold[]> {
     if (target === undefined) return []
     if (this.#upgrade.target !== target) {
-      const containers = [...(await this.#policies())].filter(([, spec]) => spec.beforeUpgrade).map(([name]) => name)
-      const upgrade = { target, isDone: containers.length === 0 }
+      const upgrade = { target, untilMs: performance.now() + MOST_HOLD_MS, isDone: false }
       this.#upgrade = upgrade
-      void Promise.all(containers.map((name) => this.#backUp(name).ended)).then(() => (upgrade.isDone = true))
+      void this.#backUpAll().finally(() => (upgrade.isDone = true))
     }
-    return this.#upgrade.isDone ? [] : [{ reason: 'backing up before the upgrade', untilMs: Infinity }]
+    const { isDone, untilMs } = this.#upgrade
+    return isDone || performance.now() > untilMs ? [] : [{ reason: 'backing up before the upgrade', untilMs }]
+  }
+
+  /** One after the other; what fails is told, and keeps no device from the release that may mend it. */
+  async #backUpAll(): Promise<void> {
+    try {
+      for (const [name, spec] of await this.#policies()) if (spec.beforeUpgrade) await this.#backUp(name).ended
+    } catch (error) {
+      this.#deps.log.add('error', 'backup-failed', { container: '', code: 'UNEXPECTED', error: messageOf(error) })
+    }
   }
 
   /** @returns a job for each container @throws FlotillaError NOT_FOUND, BAD_CONFIG */
@@ -189,7 +202,7 @@ export class BackupKeeper {
     const spec = file.containers.get(container)
     if (spec === undefined)
       throw new FlotillaError('NOT_FOUND', `restore ${container}: skiff-core.yaml of this device does not name it`)
-    const engine = await Engine.open(engineSocket)
+    const engine = await this.#engine()
     await restoreBackup(
       { container, spec, backup: chosen.id, mountsOnly },
       {
@@ -208,6 +221,23 @@ export class BackupKeeper {
     )
     log.add('info', 'restored', { container, backup: chosen.id, time: chosen.time })
     return `restored as it was at ${chosen.time}`
+  }
+
+  /** Works on the repository when nothing else does. @throws what the work throws */
+  async alone<T>(what: string, work: () => Promise<T>): Promise<T> {
+    let outcome: { readonly value: T } | { readonly error: unknown } | undefined
+    await this.jobs.add(what, '', async () => {
+      try {
+        outcome = { value: await work() }
+        return 'done'
+      } catch (error) {
+        outcome = { error }
+        throw error
+      }
+    }).ended
+    if (outcome === undefined) throw new FlotillaError('UNEXPECTED', `${what}: it was not done`)
+    if ('error' in outcome) throw outcome.error
+    return outcome.value
   }
 
   coreFile(): ReturnType<Core['reconciler']['file']> {
@@ -233,6 +263,14 @@ export class BackupKeeper {
       // A file that cannot be read is told of by who keeps the containers.
       this.#deps.log.add('debug', 'backup-look-failed', { error: messageOf(error) })
     }
+  }
+
+  /** Jobs follow each other: what one that was cut off left is put in order before the next begins. */
+  async #engine(): Promise<Engine> {
+    const { engineSocket, recover } = this.#deps
+    const engine = await Engine.open(engineSocket)
+    await recover(engine)
+    return engine
   }
 
   async #policies(): Promise<ReadonlyMap<string, BackupSpec>> {
@@ -266,7 +304,7 @@ export class BackupKeeper {
       container,
       spec,
       {
-        engine: await Engine.open(engineSocket),
+        engine: await this.#engine(),
         reader: await EngineReader.open(engineSocket),
         restic,
         workDirectory: own.workDirectory,

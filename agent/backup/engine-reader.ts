@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import type Docker from 'dockerode'
-import { FlotillaError } from '../../protocol/errors.ts'
+import { FlotillaError, isFlotillaError } from '../../protocol/errors.ts'
 import { explainEngineError } from '../core/engine-error.ts'
 import type { FoundMount } from './plan-capture.ts'
 
@@ -70,17 +70,19 @@ export class EngineReader {
     await attempt(`pause ${name}`, () => this.#docker.getContainer(name).pause())
   }
 
-  /** Fine when it is not paused, or gone. */
+  /** Fine when it is not paused, or gone. @throws FlotillaError BUSY when it stays paused */
   async unpause(name: string): Promise<void> {
-    await attempt(`let ${name} go on`, () =>
-      this.#docker
-        .getContainer(name)
-        .unpause()
-        .catch((error: { statusCode?: number }) => {
-          if (![304, 404, 409, 500].includes(error.statusCode ?? 0) || /cannot connect/i.test(String(error)))
-            throw error
-        }),
-    )
+    let failure: unknown
+    await this.#docker
+      .getContainer(name)
+      .unpause()
+      .catch((error: unknown) => (failure = error))
+    const found = await this.container(name).catch((error: unknown) => {
+      if (isFlotillaError(error, 'NOT_FOUND')) return undefined
+      throw error
+    })
+    if (found?.status === 'paused')
+      throw new FlotillaError('BUSY', `let ${name} go on: the engine keeps it paused: ${String(failure)}`)
   }
 
   /** Runs a command in a container to its end. @throws FlotillaError BAD_CONFIG with what it said when it fails */

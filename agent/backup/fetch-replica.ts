@@ -48,7 +48,7 @@ export async function fetchFiles(
   const lacking = new Map<string, Set<string>>()
   const failures: unknown[] = []
   const work = async ({ device, ask }: PieceSource) => {
-    const asker = await ask().catch(() => undefined)
+    let asker = await ask().catch(() => undefined)
     if (asker === undefined) return
     const missing = new Set<string>()
     lacking.set(device, missing)
@@ -61,7 +61,13 @@ export async function fetchFiles(
         busy.add(path)
         try {
           if (await fetchFile(file, device, asker, deps)) left.delete(path)
-          else missing.add(path)
+          else {
+            missing.add(path)
+            // Answers to what was asked ahead are still on their way.
+            await asker.close()
+            asker = await ask().catch(() => undefined)
+            if (asker === undefined) return
+          }
         } catch (error) {
           if (isFlotillaError(error, 'UNREACHABLE') || isFlotillaError(error, 'TIMEOUT')) return
           failures.push(error)
@@ -71,7 +77,7 @@ export async function fetchFiles(
         }
       }
     } finally {
-      await asker.close()
+      await asker?.close()
     }
   }
   await Promise.all(sources.map(work))

@@ -105,9 +105,9 @@ async function keptStill<T>(
   work: () => Promise<T>,
 ): Promise<{ readonly made: T; readonly stillMs: number }> {
   const resume = await suspend(container, 'it is being backed up')
-  await journal.note({ container, how })
   const startedMs = performance.now()
   try {
+    await journal.note({ container, how })
     if (how === 'pause') await reader.pause(container)
     else await engine.stop(container, (await engine.container(container))?.stopSeconds ?? 10)
     const made = await work()

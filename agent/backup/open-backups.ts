@@ -40,7 +40,7 @@ export type BackupsDeps = {
   readonly floorMs: () => number
   readonly signedImages: () => Promise<ReadonlySet<string>>
   readonly isBusy: () => boolean
-  readonly spend: (peer: string, bytes: number) => Promise<void>
+  readonly spend: (peer: string, bytes: number, isWanted: () => boolean) => Promise<void>
   readonly onMoved: (direction: 'fetched' | 'served', bytes: number, peer: string) => void
   readonly log: EventLog
 }
@@ -92,14 +92,19 @@ export async function openBackups(deps: BackupsDeps): Promise<{
   )
   const still = new StillnessJournal(persist)
   const restores = new RestoreJournal(persist)
+  const recover = (engine: Engine) => recoverInterrupted({ engine, engineSocket, own, still, restores, log })
+  let keeper: BackupKeeper | undefined
   return {
-    onEngine: (engine) => recoverInterrupted({ engine, engineSocket, own, still, restores, log }),
+    // A job that is under way is not what was left in the middle, and puts in order what is before it begins.
+    onEngine: async (engine) => {
+      if (keeper?.jobs.isBusy !== true) await recover(engine)
+    },
     start: async (core) => {
       const stop = new AbortController()
       const { signal } = stop
       const sealPair = sealPairOf(deps.seed)
       const replicas: ReplicaKeeper = new ReplicaKeeper({ ...deps, store, own, sealKey: sealPair.publicHex, signal })
-      const keeper = new BackupKeeper({
+      const made = new BackupKeeper({
         own,
         core,
         engineSocket,
@@ -111,14 +116,16 @@ export async function openBackups(deps: BackupsDeps): Promise<{
         floorMs: deps.floorMs,
         still,
         restores,
+        recover,
         log,
         signal,
       })
+      keeper = made
       const adopter = new Adopter({
         ...deps,
         sealPair,
         own,
-        keeper,
+        keeper: made,
         replicas,
         store,
         coreDirectory: join(dataDirectory, 'core'),
@@ -127,18 +134,18 @@ export async function openBackups(deps: BackupsDeps): Promise<{
       })
       await replicas.start()
       await adopter.start()
-      keeper.start()
+      made.start()
       return {
-        head: () => keeper.head(),
+        head: () => made.head(),
         holder: () => replicas.state(),
-        holdFor: (target) => keeper.holdFor(target),
+        holdFor: (target) => made.holdFor(target),
         routes: {
-          ...backupRoutes(keeper),
-          'GET /backup': () => view(deps, own, store, keeper, replicas, adopter),
+          ...backupRoutes(made),
+          'GET /backup': () => view(deps, own, store, made, replicas, adopter),
         },
         stop: async () => {
           stop.abort(new Error('stopping'))
-          await Promise.all([replicas.stop(), adopter.stop(), keeper.stop()])
+          await Promise.all([replicas.stop(), adopter.stop(), made.stop()])
           await store.close()
         },
       }

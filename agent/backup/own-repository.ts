@@ -12,7 +12,7 @@ import {
 } from '../../protocol/backup/repository-list.ts'
 import { repositoryName } from '../../protocol/backup/repository-name.ts'
 import { KEEP_KEYS, type KeepPolicy } from '../../protocol/core/backup-spec.ts'
-import { FlotillaError } from '../../protocol/errors.ts'
+import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
 import type { EventLog } from '../control/event-log.ts'
 import type { Disk } from '../store/disk.ts'
@@ -82,7 +82,7 @@ export class OwnRepository {
     const bytes = await file.read()
     const state = bytes === undefined ? firstState(device, 1) : parseState(bytes)
     const passwordFile = join(persistPath, 'backup/password')
-    const password = (await readFile(passwordFile, 'utf8').catch(() => '')).trim()
+    const password = await readPassword(passwordFile)
     return new OwnRepository(directory, passwordFile, file, device, log, state, password)
   }
 
@@ -125,6 +125,9 @@ export class OwnRepository {
 
   /** Durable before it is used. */
   async setPassword(password: string): Promise<void> {
+    // Never over another that something may still need.
+    if (this.#password !== '' && this.#password !== password)
+      await rename(this.#passwordFile, `${this.#passwordFile}.before-${Date.now()}`)
     const fresh = `${this.#passwordFile}.new`
     await writePassword(fresh, password)
     await rename(fresh, this.#passwordFile)
@@ -148,7 +151,7 @@ export class OwnRepository {
     const place = join(this.#directory, 'aside', `${repository}-${Date.now()}`)
     await mkdir(join(place, '..'), { recursive: true, mode: 0o700 })
     if (existsSync(this.path)) await rename(this.path, place)
-    if (this.#password !== '') await rename(this.#passwordFile, `${place}.password`).catch(() => {})
+    if (this.#password !== '') await rename(this.#passwordFile, `${place}.password`)
     this.#password = ''
     this.#log.add('error', 'backup-repository-aside', { repository, why, path: place })
     await this.#save(firstState(this.#device, lines + 1))
@@ -159,16 +162,24 @@ export class OwnRepository {
     await this.#putAside(`${to} took it over`)
   }
 
-  /** Takes over a repository that was fetched whole, with what its last head said. */
+  /**
+   * Takes over a repository that was fetched whole, with what its last head said. After a power cut it is called again, and goes on:
+   * the files are moved before anything else forgets them.
+   */
   async takeOver(
     source: string,
     password: string,
     head: Pick<RepositoryState, 'repository' | 'epoch' | 'seq'>,
   ): Promise<void> {
-    if (this.exists) await this.#putAside(`${head.repository} takes its place`)
-    await this.setPassword(password)
-    await rm(this.path, { recursive: true, force: true })
-    await rename(source, this.path)
+    if (existsSync(source)) {
+      if (this.exists) await this.#putAside(`${head.repository} takes its place`)
+      await this.setPassword(password)
+      await rm(this.path, { recursive: true, force: true })
+      await rename(source, this.path)
+      for (const entry of await readdir(this.path, { recursive: true }))
+        if (/\.(part|bad)$/.test(entry)) await rm(join(this.path, entry), { force: true })
+      await mkdir(join(this.path, 'locks'), { recursive: true })
+    }
     await this.#save({ ...firstState(this.#device, this.#state.lines), ...head })
   }
 
@@ -255,6 +266,16 @@ export class OwnRepository {
   async #save(state: RepositoryState): Promise<void> {
     await this.#file.write(Buffer.from(JSON.stringify(state)))
     this.#state = state
+  }
+}
+
+/** Only a file that is not there is a lost one: what cannot be read now is not put aside. @throws FlotillaError DISK_FAILED */
+async function readPassword(path: string): Promise<string> {
+  try {
+    return (await readFile(path, 'utf8')).trim()
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return ''
+    throw new FlotillaError('DISK_FAILED', `read ${path}: ${messageOf(cause)}`, { cause })
   }
 }
 

@@ -1,3 +1,4 @@
+import { isFlotillaError, messageOf } from '../../protocol/errors.ts'
 import type { EventLog } from '../control/event-log.ts'
 import type { Engine } from '../core/engine.ts'
 import { EngineReader } from './engine-reader.ts'
@@ -15,7 +16,11 @@ export type RecoverDeps = {
   readonly log: EventLog
 }
 
-/** An engine answers again: a container that was kept still goes on, a restore is finished or thrown away. Once is enough. */
+/**
+ * Puts in order what an agent that was killed left in the middle: a container that was kept still goes on, a restore is finished or
+ * thrown away. Call while no job works on a container.
+ * @throws FlotillaError UNREACHABLE; anything else is told of, and keeps nothing else back
+ */
 export async function recoverInterrupted({
   engine,
   engineSocket,
@@ -24,14 +29,27 @@ export async function recoverInterrupted({
   restores,
   log,
 }: RecoverDeps): Promise<void> {
-  const stillness = await still.read()
-  if (stillness !== undefined) {
-    const { container, how } = stillness
-    if (how === 'pause') await (await EngineReader.open(engineSocket)).unpause(container)
-    else if ((await engine.container(container)) !== undefined) await engine.start(container, container)
-    log.add('warn', 'backup-interrupted', { container, how })
-    await still.clear()
+  const attempt = async (what: string, work: () => Promise<void>) => {
+    try {
+      await work()
+    } catch (error) {
+      if (isFlotillaError(error, 'UNREACHABLE')) throw error
+      log.add('error', 'recovery-failed', { what, error: messageOf(error) })
+    }
   }
-  const restored = await recoverRestore(engine, restores, own.workDirectory)
-  if (restored !== undefined) log.add('warn', 'restore-interrupted', { what: restored })
+  await attempt('a backup', async () => {
+    const stillness = await still.read()
+    if (stillness === undefined) return
+    const { container, how } = stillness
+    log.add('warn', 'backup-interrupted', { container, how })
+    if (how === 'pause') await (await EngineReader.open(engineSocket)).unpause(container)
+    // One that cannot be started is the reconciler's affair.
+    else if ((await engine.container(container)) !== undefined)
+      await attempt(`start ${container}`, () => engine.start(container, container))
+    await still.clear()
+  })
+  await attempt('a restore', async () => {
+    const restored = await recoverRestore(engine, restores, own.workDirectory)
+    if (restored !== undefined) log.add('warn', 'restore-interrupted', { what: restored })
+  })
 }

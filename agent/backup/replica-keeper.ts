@@ -4,6 +4,7 @@ import type { HolderState } from '../../protocol/backup/backup-head.ts'
 import { pathOf, type RepositoryFile, totalBytes } from '../../protocol/backup/repository-list.ts'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { TokenBucket } from '../../protocol/exchange/token-bucket.ts'
+import { parseRepositoryName } from '../../protocol/backup/repository-name.ts'
 import type { SignedRecord } from '../../protocol/gossip/device-record.ts'
 import type { RecordBook } from '../../protocol/gossip/record-book.ts'
 import type { FleetPolicy } from '../../protocol/membership/fleet-policy.ts'
@@ -28,7 +29,7 @@ export type ReplicaKeeperDeps = {
   readonly sealKey: string
   /** Something more urgent is fetched: a release. */
   readonly isBusy: () => boolean
-  readonly spend: (peer: string, bytes: number) => Promise<void>
+  readonly spend: (peer: string, bytes: number, isWanted: () => boolean) => Promise<void>
   readonly onMoved: (direction: 'fetched' | 'served', bytes: number, peer: string) => void
   readonly log: EventLog
   readonly signal: AbortSignal
@@ -48,6 +49,8 @@ const WRONG_MS = 600_000
 const ALARM_SHARE = 0.5
 const SAVE_SECONDS = 300
 const SURVEY_MS = 30_000
+/** Repositories that one device began. */
+const MOST_LINES = 2
 /** Order in which a repository is fetched: with what comes last it can be used. */
 const ORDER = ['keys', 'config', 'data', 'index', 'snapshots'] as const
 
@@ -57,6 +60,7 @@ export class ReplicaKeeper {
   readonly #distrusted = new Map<string, number>()
   readonly #wrong = new Map<string, number>()
   readonly #notes = new Map<string, string>()
+  readonly #hurriedMs = new Map<string, number>()
   readonly #rate: TokenBucket
   #survey: ReadonlyMap<string, SurveyedRepository> = new Map()
   /** What the survey was made of, and when: ages in it are shown to people. */
@@ -68,6 +72,8 @@ export class ReplicaKeeper {
   #ownScrub = { at: 0, sinceMs: performance.now() }
   #timer: NodeJS.Timeout | undefined
   #running: Promise<void> = Promise.resolve()
+  #ticking: Promise<void> = Promise.resolve()
+  #pause: Promise<void> = Promise.resolve()
   /** A repository that this device takes over: it is fetched whatever the placement and the quotas say. */
   adopting: SignedRecord | undefined
 
@@ -80,16 +86,18 @@ export class ReplicaKeeper {
     await this.#deps.node.handle(BACKUP_PROTOCOL, (stream, peer) =>
       servePieces(stream, peer, {
         read: (question) => this.#read(question),
-        spend: async (to, bytes) => {
-          await this.#deps.spend(to, bytes)
+        spend: async (to, bytes, isWanted) => {
+          await this.#deps.spend(to, bytes, isWanted)
           this.#deps.onMoved('served', bytes, to)
         },
       }),
     )
     const loop = async () => {
-      await this.#tick().catch((error: unknown) =>
+      await this.#pause
+      this.#ticking = this.#tick().catch((error: unknown) =>
         this.#deps.log.add('warn', 'replicas-failed', { error: messageOf(error) }),
       )
+      await this.#ticking
       if (this.#deps.signal.aborted) return
       this.#timer = setTimeout(
         () => {
@@ -105,6 +113,19 @@ export class ReplicaKeeper {
     clearTimeout(this.#timer)
     await this.#running
     for (const replica of this.#deps.store.all()) await this.#deps.store.save(replica).catch(() => {})
+  }
+
+  /** Does something to the replicas while nothing else does. */
+  async whileStill<T>(work: () => Promise<T>): Promise<T> {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#pause = promise
+    try {
+      await this.#ticking
+      return await work()
+    } finally {
+      this.#pause = Promise.resolve()
+      resolve()
+    }
   }
 
   /** Repositories of the fleet as far as they were heard of. */
@@ -164,7 +185,7 @@ export class ReplicaKeeper {
     for (const [repository, known] of this.#survey) {
       if (signal.aborted) return
       if (known.owner.device === self) continue
-      const isMine = known.holders.includes(self) || this.#adopts(repository)
+      const isMine = (known.holders.includes(self) && this.#mayHoldMore(repository)) || this.#adopts(repository)
       try {
         if (isMine) await this.#hold(repository, known)
         else await this.#letGo(repository, known, seconds)
@@ -203,6 +224,14 @@ export class ReplicaKeeper {
       policy: policy(),
       graces,
     })
+  }
+
+  /** One device may not fill the places of all: of each that began repositories two are held, and those that are held already. */
+  #mayHoldMore(repository: string): boolean {
+    const { store } = this.#deps
+    const { device } = parseRepositoryName(repository)
+    if (store.get(repository) !== undefined) return true
+    return store.all().filter((one) => parseRepositoryName(one.repository).device === device).length < MOST_LINES
   }
 
   /** Fetches what is new of a repository that this device should hold. */
@@ -266,14 +295,17 @@ export class ReplicaKeeper {
     if (missing.length === 0) return
     const room = this.#freeBytes
     const whole = totalBytes(replica.files ?? [])
-    if (!this.#adopts(repository) && (totalBytes(missing) > room || whole > config.mostBytes)) {
+    // With what waits for the end of its grace: an owner that lists other files again and again takes up no more.
+    const wanted = store.diskBytes(repository) + totalBytes(missing)
+    const isTooMuch = Math.max(whole, wanted) > config.mostBytes || (replica.files ?? []).length > mostFiles(whole)
+    if (!this.#adopts(repository) && (totalBytes(missing) > room || isTooMuch)) {
       this.#note(
         repository,
         'warn',
         'replica-full',
         `it needs ${totalBytes(missing)} bytes more, ${room} are free for replicas`,
       )
-      if (heldBytes(replica) === 0) await store.remove(repository)
+      if (store.diskBytes(repository) === 0) await store.remove(repository)
       return
     }
     const rate = Math.min(config.bytesPerSecond, head.bytesPerSecond === 0 ? Infinity : head.bytesPerSecond)
@@ -347,7 +379,7 @@ export class ReplicaKeeper {
       const { repository, clocks, files = [], head } = replica
       const present = files.filter((file) => replica.have.has(pathOf(file)))
       const allBytes = totalBytes(present)
-      const isAccused = head.distrusted.includes(self)
+      const isAccused = head.distrusted.includes(self) && this.#mayHurry(repository)
       const dueBytes = isAccused ? Infinity : (clocks.roundSeconds / config.scrubSeconds) * allBytes
       let done = 0
       for (const file of present) {
@@ -364,6 +396,14 @@ export class ReplicaKeeper {
       if (allBytes > 0 && (store.get(repository)?.clocks.roundBytes ?? 0) >= allBytes)
         store.setClocks(repository, { roundBytes: 0, roundSeconds: 0, uncheckedSeconds: 0 })
     }
+  }
+
+  /** A holder that is not trusted hashes all that it has at once, but not again and again. */
+  #mayHurry(repository: string): boolean {
+    const lastMs = this.#hurriedMs.get(repository)
+    if (lastMs !== undefined && performance.now() - lastMs < DISTRUST_MS) return false
+    this.#hurriedMs.set(repository, performance.now())
+    return true
   }
 
   /** Has one holder of this device's own repository prove some bytes of it. */
@@ -483,6 +523,11 @@ export class ReplicaKeeper {
     if (this.#notes.get(repository) !== text) this.#deps.log.add(level, event, { repository, why: text })
     this.#notes.set(repository, text)
   }
+}
+
+/** restic's packs have 16 MiB, and small ones are few: a list of crumbs is no repository. */
+function mostFiles(bytes: number): number {
+  return 2_000 + bytes / 65_536
 }
 
 /** What a record says that a survey looks at; the sequence rises with every sign of life. */

@@ -1,7 +1,13 @@
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { type BackupHead, isNewer } from '../../protocol/backup/backup-head.ts'
-import { parseList, pathOf, type RepositoryFile, totalBytes } from '../../protocol/backup/repository-list.ts'
+import {
+  MAX_LIST_BYTES,
+  parseList,
+  pathOf,
+  type RepositoryFile,
+  totalBytes,
+} from '../../protocol/backup/repository-list.ts'
 import { REPOSITORY_PATTERN } from '../../protocol/backup/repository-name.ts'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseRecord } from '../../protocol/gossip/device-record.ts'
@@ -47,6 +53,7 @@ export class ReplicaStore {
   readonly #directory: string
   readonly #disk: NodeDisk
   readonly #replicas = new Map<string, Replica>()
+  readonly #diskBytes = new Map<string, number>()
 
   private constructor(directory: string) {
     this.#directory = directory
@@ -77,7 +84,7 @@ export class ReplicaStore {
   }
 
   get usedBytes(): number {
-    return this.all().reduce((sum, replica) => sum + heldBytes(replica), 0)
+    return [...this.#diskBytes.values()].reduce((sum, bytes) => sum + bytes, 0)
   }
 
   freeBytes(): Promise<number> {
@@ -102,15 +109,26 @@ export class ReplicaStore {
     if (before !== undefined && before.files !== undefined && !isNewer(head, before.head)) return 0
     const files = parseList(list)
     const listed = new Set(files.map(pathOf))
-    // What a head drops and a later one lists again is still here.
-    const have = new Set([...(before?.have ?? []), ...(before?.dropped.keys() ?? [])])
-    const gone = [...have].filter((path) => !listed.has(path))
-    // One that is listed again needs no grace any more.
-    const dropped = new Map([...(before?.dropped ?? [])].filter(([path]) => !listed.has(path)))
-    for (const path of gone) if (!dropped.has(path)) dropped.set(path, graceSeconds)
+    // What is on the disk counts, whatever was noted: files that are whole, and those that no head lists any more.
+    const onDisk = await this.#scan(head.repository)
+    const have = new Set(files.filter((file) => onDisk.get(pathOf(file)) === file.lengthBytes).map(pathOf))
+    const dropped = new Map<string, number>()
+    let droppedBytes = 0
+    let heldBefore = 0
+    for (const [path, lengthBytes] of onDisk) {
+      if (/\.(part|bad)$/.test(path)) {
+        if (listed.has(path.replace(/\.part$/, ''))) continue
+        await rm(join(this.#directory, head.repository, path), { force: true })
+        continue
+      }
+      if (before?.have.has(path) === true) heldBefore += lengthBytes
+      if (listed.has(path)) continue
+      dropped.set(path, before?.dropped.get(path) ?? graceSeconds)
+      if (before?.have.has(path) === true) droppedBytes += lengthBytes
+    }
     const meta = this.#meta(head.repository)
     await this.#disk.makeDirectory(head.repository)
-    await meta.list.write(list)
+    await this.#list(head.repository, head.list).write(list)
     await meta.record.write(record)
     const replica: Replica = {
       repository: head.repository,
@@ -118,14 +136,43 @@ export class ReplicaStore {
       head,
       record,
       files,
-      have: new Set([...have].filter((path) => listed.has(path))),
+      have,
       dropped,
       clocks: before?.clocks ?? START,
     }
     await this.save(replica)
-    const sizes = new Map((before?.files ?? []).map((file) => [pathOf(file), file.lengthBytes]))
-    const size = (paths: readonly string[]) => paths.reduce((sum, path) => sum + (sizes.get(path) ?? 0), 0)
-    return before === undefined ? 0 : size(gone) / Math.max(1, heldBytes(before))
+    for (const entry of await this.#disk.list(`${head.repository}${META}`))
+      if (entry.startsWith('list-') && !entry.startsWith(`list-${head.list.slice(0, 16)}`))
+        await this.#disk.remove(`${head.repository}${META}/${entry}`)
+    await this.#measure(head.repository)
+    return heldBefore === 0 ? 0 : droppedBytes / heldBefore
+  }
+
+  /** Every file below a replica, with its size. */
+  async #scan(repository: string): Promise<ReadonlyMap<string, number>> {
+    const found = new Map<string, number>()
+    const root = join(this.#directory, repository)
+    const entries = await readdir(root, { recursive: true, withFileTypes: true }).catch(() => [])
+    for (const entry of entries) {
+      if (!entry.isFile()) continue
+      const path = join(entry.parentPath, entry.name)
+      found.set(path.slice(root.length + 1), (await stat(path).catch(() => undefined))?.size ?? 0)
+    }
+    return found
+  }
+
+  /** What it takes up: also what is on its way, put aside, or waits for the end of its grace. */
+  async #measure(repository: string): Promise<void> {
+    const sizes = [...(await this.#scan(repository)).values()]
+    this.#diskBytes.set(
+      repository,
+      sizes.reduce((sum, size) => sum + size, 0),
+    )
+  }
+
+  /** Bytes that a replica takes up on the disk. */
+  diskBytes(repository: string): number {
+    return this.#diskBytes.get(repository) ?? 0
   }
 
   /** A file came: it is whole, hashed and flushed under another name. */
@@ -135,6 +182,7 @@ export class ReplicaStore {
     await rename(`${path}.part`, path)
     await this.#disk.flushDirectory(dirname(`${repository}/${pathOf(file)}`))
     this.#replicas.set(repository, { ...replica, have: new Set([...replica.have, pathOf(file)]) })
+    this.#diskBytes.set(repository, this.diskBytes(repository) + file.lengthBytes)
   }
 
   /** Opens the place of a file that is on its way; what came before a cut is there. */
@@ -176,6 +224,7 @@ export class ReplicaStore {
       left.delete(path)
       await rm(join(this.#directory, repository, path), { force: true })
     }
+    if (over.length > 0) await this.#measure(repository)
     const { clocks } = replica
     this.#replicas.set(repository, {
       ...replica,
@@ -205,39 +254,38 @@ export class ReplicaStore {
   /** Gives the room back. */
   async remove(repository: string): Promise<void> {
     this.#replicas.delete(repository)
+    this.#diskBytes.delete(repository)
     // The record first: without it a half removed replica is none.
     await rm(join(this.#directory, `${repository}${META}`), { recursive: true, force: true })
     await rm(join(this.#directory, repository), { recursive: true, force: true })
   }
 
-  /** Hands the files over to who makes them its own repository; what was on its way or aside goes. */
-  async handOver(repository: string): Promise<string> {
-    const path = this.pathOf(repository)
+  /** Its files are somebody else's now: what was told of them goes. */
+  async forget(repository: string): Promise<void> {
     this.#replicas.delete(repository)
+    this.#diskBytes.delete(repository)
     await rm(join(this.#directory, `${repository}${META}`), { recursive: true, force: true })
-    for (const entry of await readdir(path, { recursive: true }))
-      if (/\.(part|bad)$/.test(entry)) await rm(join(path, entry), { force: true })
-    await mkdir(join(path, 'locks'), { recursive: true })
-    return path
   }
 
   async readList(repository: string, sha256: string): Promise<Uint8Array | undefined> {
     if (this.get(repository)?.head.list !== sha256) return undefined
-    return this.#meta(repository).list.read()
+    return this.#list(repository, sha256).read()
+  }
+
+  /** Named by its hash: a record and its list are never of two heads. */
+  #list(repository: string, sha256: string): GenerationFile {
+    return new GenerationFile(this.#disk, `${repository}${META}/list-${sha256.slice(0, 16)}`, MAX_LIST_BYTES)
   }
 
   async #load(repository: string): Promise<void> {
     const meta = this.#meta(repository)
     const record = await meta.record.read()
-    const list = await meta.list.read()
-    if (record === undefined) {
-      // Begun and never told of, or half removed.
-      await rm(join(this.#directory, repository), { recursive: true, force: true })
-      return
-    }
+    // Begun and never told of, half removed, or handed over: what it was is not known.
+    if (record === undefined) return
     const { record: told } = parseRecord(record)
     if (told.backup?.repository !== repository)
       throw new FlotillaError('FORMAT', `replica ${repository}: its record tells of another repository`)
+    const list = await this.#list(repository, told.backup.list).read()
     const files = list !== undefined && fileHash(list) === told.backup.list ? parseList(list) : undefined
     const have = new Set<string>()
     for (const file of files ?? []) {
@@ -255,11 +303,12 @@ export class ReplicaStore {
       dropped,
       clocks,
     })
+    await this.#measure(repository)
   }
 
   #meta(repository: string) {
     const at = (name: string, max: number) => new GenerationFile(this.#disk, `${repository}${META}/${name}`, max)
-    return { record: at('record', MAX_RECORD), list: at('list', MAX_STATE), state: at('state', MAX_STATE) }
+    return { record: at('record', MAX_RECORD), state: at('state', MAX_STATE) }
   }
 
   #need(repository: string): Replica {
@@ -273,8 +322,17 @@ export function heldBytes({ files, have }: Replica): number {
   return totalBytes((files ?? []).filter((file) => have.has(pathOf(file))))
 }
 
+/** Asked twice a second for every record of this device. */
+const percents = new WeakMap<Replica, number>()
+
 /** 100 only when every file is here. */
-export function percentOf({ files, have, head }: Replica): number {
+export function percentOf(replica: Replica): number {
+  const known = percents.get(replica) ?? computePercent(replica)
+  percents.set(replica, known)
+  return known
+}
+
+function computePercent({ files, have, head }: Replica): number {
   if (files === undefined) return 0
   if (files.every((file) => have.has(pathOf(file)))) return 100
   const done = totalBytes(files.filter((file) => have.has(pathOf(file))))

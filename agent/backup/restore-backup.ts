@@ -4,7 +4,8 @@ import { dirname, join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { ContainerSpec } from '../../protocol/core/container-spec.ts'
 import { withTag } from '../../protocol/core/image-name.ts'
-import { FlotillaError } from '../../protocol/errors.ts'
+import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
+import { runProgram } from '../persist/run-program.ts'
 import { shape } from '../../protocol/shape.ts'
 import { createOptions } from '../core/create-options.ts'
 import type { Engine } from '../core/engine.ts'
@@ -14,7 +15,7 @@ import { type BackupFacts, FACTS_FILE, IMAGE_FILE, LAYER, parseBackupFacts } fro
 import type { EngineReader } from './engine-reader.ts'
 import { makeImageOfTree, layTreeOver } from './restore-tree.ts'
 import type { OnProgress, Restic, StageMount } from './restic.ts'
-import type { RestoreJournal, Swap } from './restore-journal.ts'
+import type { RestoreEntry, RestoreJournal, Swap } from './restore-journal.ts'
 
 export type RestoreDeps = {
   readonly engine: Engine
@@ -42,6 +43,7 @@ export type RestoreWish = {
 const STAGED = '.flotilla-restore'
 const BEFORE = '.flotilla-before'
 const POLL_MS = 200
+const FLUSH_MS = 600_000
 
 /** What a backup says of itself. @throws FlotillaError NOT_FOUND, FORMAT */
 export async function readFacts(restic: Restic, backup: string, signal: AbortSignal): Promise<BackupFacts> {
@@ -59,10 +61,18 @@ export async function restoreBackup(wish: RestoreWish, deps: RestoreDeps, onProg
   const facts = await readFacts(restic, wish.backup, signal)
   const resume = await deps.suspend(container, 'it is being restored')
   try {
+    if ((await engine.container(`${container}${PREVIOUS}`)) !== undefined)
+      throw new FlotillaError(
+        'BUSY',
+        `restore ${container}: it is being replaced; try again when \`flotilla core status\` says as-wanted`,
+      )
     const swaps = await planSwaps(container, facts, deps)
-    await journal.note({ container, phase: 'prepare', swaps, runs: true })
+    const nobody = { old: '', fresh: '', policy: 'no' }
+    await journal.note({ container, phase: 'prepare', swaps, runs: true, ...nobody })
+    let fresh: string
     try {
-      await prepare(wish, facts, swaps, deps, onProgress)
+      fresh = await prepare(wish, facts, swaps, deps, onProgress)
+      await flush(swaps, await layerOf(container, deps.reader))
     } catch (error) {
       await discard(container, swaps, engine)
       await journal.clear()
@@ -70,12 +80,14 @@ export async function restoreBackup(wish: RestoreWish, deps: RestoreDeps, onProg
     }
     const current = await engine.container(container)
     const runs = spec.startAfterCreate || (current !== undefined && isRunning(current))
-    await journal.note({ container, phase: 'switch', swaps, runs })
+    const entry = { container, swaps, runs, old: current?.id ?? '', fresh, policy: current?.restartPolicy ?? 'no' }
+    await journal.note({ ...entry, phase: 'switch' })
     try {
-      await switchOver(container, swaps, engine)
+      await switchOver(entry, engine)
+      await flush(swaps)
       if (runs) await startAndSettle(container, deps)
     } catch (error) {
-      await switchBack(container, swaps, engine, spec)
+      await switchBack(entry, engine)
       await journal.clear()
       throw error
     }
@@ -88,7 +100,11 @@ export async function restoreBackup(wish: RestoreWish, deps: RestoreDeps, onProg
   }
 }
 
-/** What an agent that was killed, or lost its power, left in the middle: prepared is thrown away, switched is finished. */
+/**
+ * What an agent that was killed, or lost its power, left in the middle: what was only prepared is thrown away, what was being
+ * switched is finished, and goes back when it cannot be.
+ * @throws FlotillaError UNREACHABLE, when the engine goes away: everything else is told of, and does not come again
+ */
 export async function recoverRestore(
   engine: Engine,
   journal: RestoreJournal,
@@ -96,15 +112,40 @@ export async function recoverRestore(
 ): Promise<string | undefined> {
   const entry = await journal.read()
   if (entry === undefined) return undefined
-  if (entry.phase === 'prepare') await discard(entry.container, entry.swaps, engine)
-  else {
-    await switchOver(entry.container, entry.swaps, engine)
-    if (entry.runs) await engine.start(entry.container, entry.container)
-    await finish(entry.container, entry.swaps, engine)
-  }
+  const what = await recoverEntry(entry, engine)
   await rm(stageOf(entry.container, workDirectory), { recursive: true, force: true })
   await journal.clear()
-  return `${entry.container}: ${entry.phase === 'prepare' ? 'an unfinished restore was thrown away' : 'a restore was finished'}`
+  return `${entry.container}: ${what}`
+}
+
+async function recoverEntry(entry: RestoreEntry, engine: Engine): Promise<string> {
+  const { container, swaps, runs, fresh } = entry
+  if (entry.phase === 'prepare') {
+    await discard(container, swaps, engine)
+    return 'an unfinished restore was thrown away'
+  }
+  try {
+    if (fresh === '' || (await engine.container(fresh)) === undefined)
+      throw new FlotillaError('NOT_FOUND', `restore ${container}: the restored container is gone`)
+    await switchOver(entry, engine)
+    if (runs) await engine.start(container, container)
+    await finish(container, swaps, engine)
+    return 'a restore was finished'
+  } catch (error) {
+    if (isFlotillaError(error, 'UNREACHABLE')) throw error
+    await switchBack(entry, engine)
+    return `a restore could not be finished, what was there is back: ${messageOf(error)}`
+  }
+}
+
+/** What was written is on the medium before anything else goes by it. @param layer - where the restored file system lies */
+async function flush(swaps: readonly Swap[], layer?: string): Promise<void> {
+  const places = new Set([...swaps.map(({ path }) => dirname(path)), ...(layer === undefined ? [] : [layer])])
+  for (const place of places) await runProgram('sync', ['-f', place], { timeoutMs: FLUSH_MS })
+}
+
+async function layerOf(container: string, reader: EngineReader): Promise<string | undefined> {
+  return (await reader.container(`${container}${NEXT}`)).layers?.upper
 }
 
 function stageOf(container: string, workDirectory: string): string {
@@ -133,9 +174,10 @@ async function prepare(
   swaps: readonly Swap[],
   deps: RestoreDeps,
   onProgress: OnProgress,
-): Promise<void> {
+): Promise<string> {
   const { engine, reader, restic, workDirectory, signal } = deps
   await discard(container, swaps, engine)
+  await removeOld(container, swaps)
   const stage = stageOf(container, workDirectory)
   await rm(stage, { recursive: true, force: true })
   await mkdir(stage, { recursive: true, mode: 0o700 })
@@ -154,6 +196,7 @@ async function prepare(
       'NOT_FOR_THIS_DEVICE',
       `restore ${container}: its file system was saved as changes of the image ${facts.image.id}, and ${spec.image} is ${imageId ?? 'not here'} on this device; bring that image back (the release that had it), or restore volumes and mounts alone (--mounts-only)`,
     )
+  let made = ''
   const create = async (image: string) => {
     const options = createOptions(container, spec, {
       carried: facts.parts
@@ -166,7 +209,8 @@ async function prepare(
     await engine.create(`${container}${NEXT}`, { ...options, Image: image }, container)
     for (const network of spec.hostNetwork ? [] : spec.networks.slice(1))
       await engine.connect(network, `${container}${NEXT}`)
-    const { layers } = await reader.container(`${container}${NEXT}`)
+    const { layers, id } = await reader.container(`${container}${NEXT}`)
+    made = id
     if (layers === undefined && restoresLayer)
       throw new FlotillaError(
         'BAD_CONFIG',
@@ -187,11 +231,11 @@ async function prepare(
       mounts.push({ at: LAYER, source: layers.upper })
     }
     await restore(restic, backup, { directory: stage, mounts }, signal, onProgress, !restoresLayer)
-    return
+    return made
   }
   if (imageId !== undefined) {
     const layers = await create(imageId)
-    if (layers === undefined) return
+    if (layers === undefined) return made
     await mkdir(tree)
     await restore(
       restic,
@@ -201,21 +245,22 @@ async function prepare(
       onProgress,
     )
     await layTreeOver(layers.upper, layers.lower)
-    return
+    return made
   }
   // Nobody has the image: the tree becomes one.
   await restore(restic, backup, { directory: stage, mounts }, signal, onProgress)
   onProgress(0.95, 'making an image of the restored tree')
   const described = shape.object(JSON.parse(await restic.read(backup, `/${IMAGE_FILE}`, signal)), IMAGE_FILE)
-  const made = await makeImageOfTree(tree, join(stage, 'image'), withTag(spec.image), described)
+  const imageOfTree = await makeImageOfTree(tree, join(stage, 'image'), withTag(spec.image), described)
   await reader.loadDirectory(join(stage, 'image'))
-  const loaded = await engine.image(made)
+  const loaded = await engine.image(imageOfTree)
   if (loaded === undefined)
     throw new FlotillaError(
       'VERIFY_FAILED',
       `restore ${container}: the engine does not have the image that was made of the restored tree`,
     )
   await create(loaded.id)
+  return made
 }
 
 async function restore(
@@ -232,47 +277,67 @@ async function restore(
   })
 }
 
-/** Idempotent. */
-async function switchOver(container: string, swaps: readonly Swap[], engine: Engine): Promise<void> {
-  const next = await engine.container(`${container}${NEXT}`)
-  const current = await engine.container(container)
-  if (next !== undefined && current !== undefined) {
-    await engine.setRestartPolicy(container, 'no')
-    if (isRunning(current)) await engine.stop(container, current.stopSeconds)
-    await engine.rename(container, `${container}${PREVIOUS}`)
+/** Idempotent: each step looks whether it was done before the power was cut. */
+async function switchOver({ container, swaps, old, fresh }: Switch, engine: Engine): Promise<void> {
+  const current = old === '' ? undefined : await engine.container(old)
+  if (current !== undefined && current.name !== `${container}${PREVIOUS}`) {
+    await engine.setRestartPolicy(old, 'no')
+    if (isRunning(current)) await engine.stop(old, current.stopSeconds)
+    await engine.rename(old, `${container}${PREVIOUS}`)
   }
   for (const { path, staged, before } of swaps) {
-    if (!(await isThere(staged))) continue // done before the power was cut
-    if ((await isThere(path)) && !(await isThere(before))) await renameOrSay(path, before)
+    if (!(await isThere(staged))) continue
+    if (await isThere(path)) await renameOrSay(path, before)
     await renameOrSay(staged, path)
   }
-  if (next !== undefined) await engine.rename(`${container}${NEXT}`, container)
+  if ((await engine.container(fresh))?.name !== container) await engine.rename(fresh, container)
 }
 
-async function switchBack(
-  container: string,
-  swaps: readonly Swap[],
-  engine: Engine,
-  spec: ContainerSpec,
-): Promise<void> {
-  const previous = await engine.container(`${container}${PREVIOUS}`)
-  for (const name of [`${container}${NEXT}`, ...(previous === undefined ? [] : [container])]) await engine.remove(name)
+/** Everything as it was, as far as it was changed. */
+async function switchBack({ container, swaps, old, fresh, policy }: Switch, engine: Engine): Promise<void> {
+  if (fresh !== '') await engine.remove(fresh)
   for (const { path, before, staged } of swaps) {
-    if (!(await isThere(before))) continue
-    await rm(staged, { recursive: true, force: true })
-    if (await isThere(path)) await rename(path, staged)
-    await rename(before, path)
+    if (await isThere(before)) {
+      await rm(staged, { recursive: true, force: true })
+      if (await isThere(path)) await rename(path, staged)
+      await rename(before, path)
+    }
     await rm(staged, { recursive: true, force: true })
   }
+  const previous = old === '' ? undefined : await engine.container(old)
   if (previous === undefined) return
-  await engine.rename(`${container}${PREVIOUS}`, container)
-  await engine.setRestartPolicy(container, spec.restartPolicy)
-  await engine.start(container, container)
+  if (previous.name !== container) await engine.rename(old, container)
+  await engine.setRestartPolicy(old, policy)
+  // The reconciler starts it again when this fails: it is as wanted, and was not started since.
+  await engine.start(old, container).catch((error: unknown) => {
+    if (isFlotillaError(error, 'UNREACHABLE')) throw error
+  })
 }
+
+type Switch = Omit<RestoreEntry, 'phase'>
 
 async function finish(container: string, swaps: readonly Swap[], engine: Engine): Promise<void> {
   await engine.remove(`${container}${PREVIOUS}`)
   for (const { before } of swaps) await rm(before, { recursive: true, force: true })
+}
+
+/** What a restore that ended left of the data before it, when it could not be removed then. @throws FlotillaError DISK_FAILED */
+async function removeOld(container: string, swaps: readonly Swap[]): Promise<void> {
+  for (const { path, before } of swaps) {
+    if (!(await isThere(before))) continue
+    if (!(await isThere(path)))
+      throw new FlotillaError(
+        'DISK_FAILED',
+        `restore ${container}: ${path} is gone, and ${before} is there; put it back first`,
+      )
+    await rm(before, { recursive: true, force: true }).catch((cause: unknown) => {
+      throw new FlotillaError(
+        'DISK_FAILED',
+        `restore ${container}: ${before} is in the way and cannot be removed: ${messageOf(cause)}`,
+        { cause },
+      )
+    })
+  }
 }
 
 async function discard(container: string, swaps: readonly Swap[], engine: Engine): Promise<void> {

@@ -16,7 +16,13 @@ export type RestoreEntry = {
   readonly container: string
   readonly phase: 'prepare' | 'switch'
   readonly swaps: readonly Swap[]
+  /** Whether the restored one is to run. */
   readonly runs: boolean
+  /** Docker's ids of the container that was there, and of the restored one; empty when there is none. */
+  readonly old: string
+  readonly fresh: string
+  /** Restart policy of the one that was there. */
+  readonly policy: string
 }
 
 const MAX_BYTES = 262_144
@@ -57,6 +63,9 @@ export class RestoreJournal {
         }
       }),
       runs: shape.boolean(json['runs'], `${what}: runs`),
+      old: shape.string(json['old'], `${what}: old`, 128),
+      fresh: shape.string(json['fresh'], `${what}: fresh`, 128),
+      policy: shape.string(json['policy'], `${what}: policy`, 64),
     }
   }
 }

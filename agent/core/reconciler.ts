@@ -71,6 +71,7 @@ const MAX_ROUNDS = 8
 export class Reconciler {
   readonly #deps: ReconcilerDeps
   #engine: Engine | undefined
+  #opening: Promise<Engine> | undefined
   #watching: AbortController | undefined
   #started = new Set<string>()
   readonly #retries = new Map<string, { failures: number; untilMs: number; reason: string }>()
@@ -330,8 +331,13 @@ export class Reconciler {
     }
   }
 
-  async #openEngine(): Promise<Engine> {
-    if (this.#engine !== undefined) return this.#engine
+  #openEngine(): Promise<Engine> {
+    if (this.#engine !== undefined) return Promise.resolve(this.#engine)
+    this.#opening ??= this.#openAnew().finally(() => (this.#opening = undefined))
+    return this.#opening
+  }
+
+  async #openAnew(): Promise<Engine> {
     const engine = await Engine.open(this.#deps.engineSocket)
     await this.#deps.onEngine(engine)
     this.#engine = engine

@@ -69,7 +69,7 @@ export class BootArea implements Disk {
    * @see Microsoft, "FAT32 File System Specification", DIR_Name[0]; Linux, `fat_add_entries`
    */
   async #closeHoles(): Promise<void> {
-    const slots = await this.list(SLOTS_DIRECTORY)
+    const slots = (await this.list(SLOTS_DIRECTORY)).filter((name) => !/^FILL\d+\.TMP$/i.test(name))
     const isProven = async (slot: string) => (await this.length(`${SLOTS_DIRECTORY}/${slot}/proven`)) !== undefined
     const unproven: string[] = []
     for (const slot of slots) if (!(await isProven(slot))) unproven.push(`${SLOTS_DIRECTORY}/${slot}`)

@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseRecord } from '../../protocol/gossip/device-record.ts'
 import { unseal } from '../../protocol/backup/seal.ts'
-import { findRepository, planAdoption } from '../recovery/plan-adoption.ts'
+import { encodeFleetPolicy, parseFleetPolicy } from '../../protocol/membership/fleet-policy.ts'
+import { findRepository, ownedHead, planAdoption } from '../recovery/plan-adoption.ts'
 import { composePolicy } from '../release/init-fleet.ts'
 import { createKeyFile, listKeys, openRecoveryKey, spokenFingerprint } from '../release/key-file.ts'
 import { Repository } from '../release/repository.ts'
@@ -88,15 +89,17 @@ async function adopt(old: string, options: AdoptOptions): Promise<void> {
           .sort()
           .join(', ')}`,
       )
-    const told = records.map(({ backup }) => backup).filter((head) => head?.repository === name)
-    const bytes = told.length === 0 ? await session.backupHead([member.id], name) : undefined
-    const head = told[0] ?? (bytes === undefined ? undefined : parseRecord(bytes).record.backup)
+    const before = repository.policy()
+    const bytes = await session.backupHead([member.id], name)
+    const told = bytes === undefined ? records : [...records, parseRecord(bytes).record]
+    const head = ownedHead(told, name, before)
     if (head === undefined)
       throw new FlotillaError(
         'NOT_FOUND',
         `adopt ${old}: ${member.certificate.name} has not heard of its last backup; ask a device that holds a copy (--via): ${holdersOf(records, name)}`,
       )
-    const policy = planAdoption(repository.policy(), head, to, secret)
+    const policy = planAdoption(before, head, to, secret)
+    parseFleetPolicy(encodeFleetPolicy(policy)) // what no device would read is not signed
     stage(stagingDirectory(repository), composePolicy(repository, policy, Date.now()))
     epoch = policy.claims.find(({ repository: one }) => one === name)?.epoch ?? 0
     target = to.name

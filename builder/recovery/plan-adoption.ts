@@ -1,4 +1,4 @@
-import { type BackupHead, isNewer, ownerOf } from '../../protocol/backup/backup-head.ts'
+import { type BackupHead, headIn, isNewer } from '../../protocol/backup/backup-head.ts'
 import { MAX_CLAIMS } from '../../protocol/backup/repository-claim.ts'
 import { REPOSITORY_PATTERN } from '../../protocol/backup/repository-name.ts'
 import { seal, unseal } from '../../protocol/backup/seal.ts'
@@ -31,6 +31,32 @@ export function findRepository(records: readonly DeviceRecord[], old: string): s
   )
 }
 
+/** A head, and the device that may speak for its repository. */
+export type OwnedHead = { readonly head: BackupHead; readonly device: string }
+
+/**
+ * The newest head of a repository among records, told by the device whose it is. Anybody can tell of any repository, with a
+ * password of his own sealed to the recovery key, which is public: only its owner's word counts. Pure.
+ */
+export function ownedHead(
+  records: readonly DeviceRecord[],
+  repository: string,
+  policy: Pick<FleetPolicy, 'claims'>,
+): OwnedHead | undefined {
+  let newest: OwnedHead | undefined
+  for (const record of records) {
+    if (record.backup?.repository !== repository) continue
+    try {
+      const head = headIn(record, policy)
+      if (head !== undefined && (newest === undefined || isNewer(head, newest.head)))
+        newest = { head, device: record.device }
+    } catch {
+      // of somebody else
+    }
+  }
+  return newest
+}
+
 /**
  * The policy in which a repository belongs to another device: its password is opened with the recovery key and sealed to that
  * device. Pure but for randomness.
@@ -39,7 +65,7 @@ export function findRepository(records: readonly DeviceRecord[], old: string): s
  */
 export function planAdoption(
   policy: FleetPolicy,
-  head: Pick<BackupHead, 'repository' | 'epoch' | 'sealed'>,
+  { head, device }: OwnedHead,
   to: DeviceRecord,
   secret: Uint8Array,
 ): FleetPolicy {
@@ -54,8 +80,8 @@ export function planAdoption(
       'BAD_INPUT',
       `adopt ${repository}: ${to.name} cannot take it over; its agent has no backups`,
     )
-  const epoch = Math.max(head.epoch, ownerOf(repository, policy).epoch) + 1
-  const claim = { repository, to: to.device, epoch, sealed: seal(unseal(head.sealed, secret), to.holder.sealKey) }
+  const sealed = seal(unseal(head.sealed, secret), to.holder.sealKey)
+  const claim = { repository, to: to.device, epoch: head.epoch + 1, from: device, fromEpoch: head.epoch, sealed }
   const others = policy.claims.filter((one) => one.repository !== repository)
   if (others.length >= MAX_CLAIMS)
     throw new FlotillaError(

@@ -81,7 +81,7 @@ describe('the device of a repository', () => {
     sealed: '',
     distrusted: [],
   }
-  const claim = { repository, to: OTHER, epoch: 1, sealed: 'ab' }
+  const claim = { repository, to: OTHER, epoch: 1, from: DEVICE, fromEpoch: 0, sealed: 'ab' }
   const record = (device: string, backup: BackupHead) => ({ ...BLANK_RECORD, device, seq: 1, backup })
 
   it('is the one in its name, until a signed claim gives it to another; then nobody else speaks for it', () => {

@@ -12,6 +12,9 @@ export type RepositoryClaim = {
   readonly to: string
   /** 1 for the first that takes it over, and so on. */
   readonly epoch: number
+  /** Whose repository it was until then, and under which epoch: nobody else's word of what is in it counts. */
+  readonly from: string
+  readonly fromEpoch: number
   /** Its password, sealed to that device. */
   readonly sealed: string
 }
@@ -27,6 +30,8 @@ export function parseClaims(value: unknown, what: string): readonly RepositoryCl
       repository: shape.matching(json['repository'], `${what}[].repository`, REPOSITORY_PATTERN, 'a repository'),
       to: shape.string(json['to'], `${what}[].to`, 128),
       epoch: shape.integer(json['epoch'], `${what}[].epoch`, 1, 1_000_000),
+      from: shape.string(json['from'], `${what}[].from`, 128),
+      fromEpoch: shape.integer(json['fromEpoch'], `${what}[].fromEpoch`, 0, 1_000_000),
       sealed: shape.string(json['sealed'], `${what}[].sealed`, MAX_SEALED_HEX),
     }
   })

@@ -71,17 +71,17 @@ describe('pieces of a backup repository', () => {
   it('come whole and in order, from any offset, out of the budget', async () => {
     const { asker, spent, ended } = serve()
     expect(await all(asker.pieces(FILE, 0, CONTENT.length))).toEqual(CONTENT)
-    expect(spent).toEqual([1_048_576, 1_048_576, CONTENT.length - 2 * 1_048_576])
+    expect(spent.reduce((sum, bytes) => sum + bytes, 0)).toBe(CONTENT.length)
+    expect(Math.max(...spent)).toBe(262_144)
     expect(await all(asker.pieces(FILE, 2_000_000, CONTENT.length))).toEqual(CONTENT.subarray(2_000_000))
     await asker.close()
     await ended // at once, not when its time is over
   })
 
   it('are missing when the peer lacks them, or has fewer bytes than it should', async () => {
-    const { asker } = serve()
     const other = { ...FILE, sha256: 'b'.repeat(64) }
-    await expect(all(asker.pieces(other, 0, 5))).rejects.toMatchObject({ code: 'MISSING' })
-    await expect(all(asker.pieces(FILE, 0, CONTENT.length + 1))).rejects.toMatchObject({ code: 'MISSING' })
+    await expect(all(serve().asker.pieces(other, 0, 5))).rejects.toMatchObject({ code: 'MISSING' })
+    await expect(all(serve().asker.pieces(FILE, 0, CONTENT.length + 1))).rejects.toMatchObject({ code: 'MISSING' })
   })
 
   it('are proven by who has them alone', async () => {

@@ -22,13 +22,14 @@ export type PieceQuestion = {
   readonly lengthBytes: number
 }
 
-export const MAX_PIECE_BYTES = 1_048_576
+/** Small enough to come within its time over a slow radio. */
+export const MAX_PIECE_BYTES = 262_144
 const MAX_QUESTION = 512
 const IDLE_MS = 60_000
-const ANSWER_MS = 20_000
+const ANSWER_MS = 60_000
 const NONCE_BYTES = 16
 /** Questions on their way at once: the next answer is read from the disk while one travels. */
-const AHEAD = 2
+const AHEAD = 3
 
 /** First byte of an answer. */
 const [GONE, HERE] = [0, 1]
@@ -37,7 +38,7 @@ export type PieceServer = {
   /** Undefined when it is not here; short at its end. */
   readonly read: (question: PieceQuestion) => Promise<Uint8Array | undefined>
   /** Waits until so many bytes may go to that peer. */
-  readonly spend: (peer: string, bytes: number) => Promise<void>
+  readonly spend: (peer: string, bytes: number, isWanted: () => boolean) => Promise<void>
 }
 
 /** Answers until the peer has no more questions. */
@@ -46,11 +47,13 @@ export async function servePieces(stream: Stream, peer: string, server: PieceSer
   try {
     while (!frames.closed) {
       const { question, nonce } = parseQuestion(await frames.next(IDLE_MS))
+      // Before it is read: who waits for a budget holds no memory, and who is gone waits no longer.
+      await server.spend(peer, question.lengthBytes, () => !frames.ended)
+      if (frames.ended) return
       const bytes = await server.read(question)
       if (bytes === undefined) frames.send(Uint8Array.of(GONE))
       else if (nonce !== undefined) frames.send(Buffer.concat([Uint8Array.of(HERE), proofOf(nonce, bytes)]))
       else {
-        await server.spend(peer, bytes.length)
         if (!frames.send(Buffer.concat([Uint8Array.of(HERE), bytes]))) await frames.drained()
       }
     }
@@ -86,6 +89,7 @@ export class PieceAsker {
       asked += length
     }
     for (let n = 0; n < AHEAD && asked < lengthBytes; n += 1) ask()
+    // After an answer that is missing, the others on their way would be taken for those of the next file: the asker is done with.
     for (let got = offset; got < lengthBytes; ) {
       const bytes = await this.#answer()
       if (bytes === undefined || bytes.length !== Math.min(MAX_PIECE_BYTES, lengthBytes - got))

@@ -120,9 +120,10 @@ export class ExchangeDriver {
   }
 
   /** Takes bytes that are no chunks from the same budget, once no chunk is on its way: releases go first. */
-  async spend(peer: string, bytes: number): Promise<void> {
-    for (let waitedMs = 0; waitedMs < MAX_YIELD_MS && this.#isServing(); waitedMs += YIELD_MS) await later(YIELD_MS)
-    await this.#budget.spend(peer, bytes, () => this.#node.isMember(peer))
+  async spend(peer: string, bytes: number, isWanted: () => boolean): Promise<void> {
+    for (let waitedMs = 0; waitedMs < MAX_YIELD_MS && this.#isServing() && isWanted(); waitedMs += YIELD_MS)
+      await later(YIELD_MS)
+    await this.#budget.spend(peer, bytes, () => this.#node.isMember(peer) && isWanted())
   }
 
   #isServing(): boolean {

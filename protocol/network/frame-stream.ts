@@ -61,6 +61,11 @@ export class FrameStream {
     }
   }
 
+  /** Nobody waits for an answer any more. */
+  get ended(): boolean {
+    return this.closed || this.#remoteEnded
+  }
+
   get closed(): boolean {
     return this.#closed || this.#stream.writeStatus !== 'writable'
   }

@@ -54,8 +54,10 @@ export class BackupRig {
     }
     const own = await OwnRepository.open(this.backups, disk, this.core.persist, DEVICE, this.core.log)
     this.#own = own
-    this.core.onEngine = (engine) =>
-      recoverInterrupted({ engine, own, still, restores, log: this.core.log, engineSocket: this.core.engine.socket })
+    const recovery = { own, still, restores, log: this.core.log, engineSocket: this.core.engine.socket }
+    this.core.onEngine = async (engine) => {
+      if (this.#keeper?.jobs.isBusy !== true) await recoverInterrupted({ ...recovery, engine })
+    }
     await this.core.start()
     this.#keeper = new BackupKeeper({
       own,
@@ -69,6 +71,7 @@ export class BackupRig {
       floorMs: () => this.floorMs,
       still,
       restores,
+      recover: (engine) => recoverInterrupted({ ...recovery, engine }),
       log: this.core.log,
       signal: this.#stop.signal,
     })

@@ -112,6 +112,30 @@ describe('backups of a device, whatever else goes wrong', () => {
     resume()
   })
 
+  it('come back after a cut in the middle of a restore whose container cannot start, and hold nothing else back', async () => {
+    await device.rig.backUp('tool')
+    device.inside('echo later > /data/file')
+    const later = device.files()
+    const { Id } = await device.rig.core.inspect('tool')
+    const resume = await device.rig.core.reconciler.suspend('tool', 'the test')
+    device.write(POLICY, { entrypoint: ['/no/such/program'] })
+    device.rig.cutAt = 'switch'
+    const { job } = await device.rig.keeper.restore('tool', undefined, false)
+    expect(await device.rig.ended(job)).toMatchObject({ state: 'failed', result: 'cut off' })
+    device.rig.cutAt = undefined
+    resume()
+    await device.rig.stop()
+    device.write(POLICY)
+    await device.rig.start()
+    await device.rig.core.untilSettled('tool')
+    expect(device.events('restore-interrupted')[0]?.fields['what']).toMatch(
+      /could not be finished, what was there is back/,
+    )
+    expect(device.files()).toEqual(later)
+    expect((await device.rig.core.inspect('tool')).Id).toBe(Id)
+    expect(await device.state()).toMatchObject({ Running: true })
+  })
+
   it('keep all that a wanted backup needs through a prune', async () => {
     const seen: (readonly string[])[] = []
     for (let n = 0; n < 4; n += 1) {

@@ -37,7 +37,7 @@ const policy: FleetPolicy = {
   minEpoch: 1,
   revoked: ['12D3KooWx'],
   recoveryKey: HASH,
-  claims: [{ repository: `${device.id}.1`, to: device.id, epoch: 2, sealed: 'abcd' }],
+  claims: [{ repository: `${device.id}.1`, to: device.id, epoch: 2, from: device.id, fromEpoch: 1, sealed: 'abcd' }],
 }
 const certificate = signCertificate(
   { fleet: 'yard', device: device.id, name: 'r1', board: 'pi-4', capabilities: ['sync'], serial: 1, epoch: 1 },
