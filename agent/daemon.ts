@@ -195,16 +195,16 @@ export class Agent {
       trusted: () => trust.set,
       gate: async () =>
         judgeGate(
-          [
-            ...(await this.#holds.current()),
-            ...(await core.holds()),
-            ...(await backups.holdFor(updater.state.target?.id)),
-          ],
+          [...(await this.#holds.current()), ...(await core.holds())],
           performance.now(),
           this.#config.maintenance,
           new Date(),
           timeFloorMs(trust.set),
         ),
+      prepare: async (id) => {
+        const [hold] = await backups.holdFor(id)
+        return hold === undefined ? { open: true } : { open: false, reason: hold.reason }
+      },
       rollout: await RolloutGate.open(
         sync.book,
         { id: identity.id, board: device.board, channel: device.channel, labels: this.#config.labels },

@@ -117,23 +117,35 @@ export class BackupKeeper {
   }
 
   /** A device that is about to reboot into another release makes backups first: a reason to wait, until they are made or failed. */
-  async holdFor(target: string | undefined): Promise<readonly Hold[]> {
-    if (target === undefined) return []
+  async holdFor(target: string): Promise<readonly Hold[]> {
     if (this.#upgrade.target !== target) {
-      const upgrade = { target, untilMs: performance.now() + MOST_HOLD_MS, isDone: false }
+      const containers = await this.#toSaveBeforeUpgrade()
+      const upgrade = { target, untilMs: performance.now() + MOST_HOLD_MS, isDone: containers.length === 0 }
       this.#upgrade = upgrade
-      void this.#backUpAll().finally(() => (upgrade.isDone = true))
+      void this.#backUpAll(containers).finally(() => (upgrade.isDone = true))
     }
     const { isDone, untilMs } = this.#upgrade
     return isDone || performance.now() > untilMs ? [] : [{ reason: 'backing up before the upgrade', untilMs }]
   }
 
-  /** One after the other; what fails is told, and keeps no device from the release that may mend it. */
-  async #backUpAll(): Promise<void> {
+  /** A file that cannot be read keeps no device from the release that may mend it. */
+  async #toSaveBeforeUpgrade(): Promise<readonly string[]> {
     try {
-      for (const [name, spec] of await this.#policies()) if (spec.beforeUpgrade) await this.#backUp(name).ended
+      return [...(await this.#policies())].filter(([, { beforeUpgrade }]) => beforeUpgrade).map(([name]) => name)
     } catch (error) {
-      this.#deps.log.add('error', 'backup-failed', { container: '', code: 'UNEXPECTED', error: messageOf(error) })
+      this.#deps.log.add('error', 'backup-failed', { container: '', code: 'BAD_CONFIG', error: messageOf(error) })
+      return []
+    }
+  }
+
+  /** One after the other; what fails is told. */
+  async #backUpAll(containers: readonly string[]): Promise<void> {
+    for (const name of containers) {
+      try {
+        await this.#backUp(name).ended
+      } catch (error) {
+        this.#deps.log.add('error', 'backup-failed', { container: name, code: 'BUSY', error: messageOf(error) })
+      }
     }
   }
 

@@ -75,7 +75,7 @@ export type Backups = {
   readonly head: () => BackupHead | undefined
   readonly holder: () => HolderState
   readonly routes: LocalApi
-  readonly holdFor: (target: string | undefined) => Promise<readonly Hold[]>
+  readonly holdFor: (target: string) => Promise<readonly Hold[]>
   readonly stop: () => Promise<void>
 }
 

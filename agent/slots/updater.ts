@@ -44,6 +44,8 @@ export type UpdaterDeps = {
   }
   readonly trusted: () => TrustedSet
   readonly gate: () => Promise<GateVerdict>
+  /** Everybody lets it reboot into this release: what is to be done before, such as backups. */
+  readonly prepare: (id: string) => Promise<GateVerdict>
   readonly rollout: RolloutGate
   readonly baseline: () => Promise<Baseline>
   /** Runs all checks once; on trial only. */
@@ -284,7 +286,8 @@ export class Updater {
     const release = this.#waiting
     if (release === undefined) rollout.withdraw()
     if (release === undefined) return { open: false, reason: 'the description of the release is missing' }
-    return rollout.judge(release, this.#signed.openWaves(id), performance.now())
+    const fleet = rollout.judge(release, this.#signed.openWaves(id), performance.now())
+    return fleet.open ? this.#deps.prepare(id) : fleet
   }
 
   async #goBack(reason: string): Promise<void> {

@@ -47,6 +47,9 @@ export class FrameStream {
       if (stream.writeStatus === 'closed') closed(undefined)
     })
     stream.addEventListener('close', (event) => closed(event.error))
+    // One that was refused before anybody listened says so no more: whoever uses it would wait for ever.
+    if (stream.status === 'reset' || stream.status === 'aborted')
+      queueMicrotask(() => closed(new FlotillaError('UNREACHABLE', 'the peer refused the stream')))
   }
 
   /** Who gets the frames; those that came before are delivered at once. */
