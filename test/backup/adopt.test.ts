@@ -60,10 +60,10 @@ describe('the backups of a device that is lost', () => {
     return {
       maps: describeTree(at('/maps')),
       conf: describeTree(at('/conf')),
-      // As the container sees its own file system: kind, mode, owner, size, name, content (overlayfs counts links of its own).
+      // As the container sees its own file system: kind, mode, owner, size, name, content (links of directories overlayfs counts itself, their size is the file system's).
       own: inside(
         engine,
-        `find / -xdev \\( -path /proc -o -path /dev -o -path /sys -o -path /etc/hosts -o -path /etc/hostname -o -path /etc/resolv.conf -o -path /.dockerenv \\) -prune -o -exec ls -ldn {} \\; | sed 's/^\\([^ ]*\\) *[0-9]* /\\1 /; s/ [A-Z][a-z][a-z] .[0-9] [^ ]* / /' | sort; find / -xdev -type f -not -path '/proc/*' -not -path '/sys/*' -not -path '/etc/h*' -not -path /etc/resolv.conf | sort | xargs md5sum`,
+        `find / -xdev \\( -path /proc -o -path /dev -o -path /sys -o -path /etc/hosts -o -path /etc/hostname -o -path /etc/resolv.conf -o -path /.dockerenv \\) -prune -o -exec ls -ldn {} \\; | sed 's/^\\([^ ]*\\) *[0-9]* /\\1 /; s/^\\(d[^ ]* *[0-9]* *[0-9]*\\) *[0-9]*/\\1/; s/ [A-Z][a-z][a-z] .[0-9] [^ ]* / /' | sort; find / -xdev -type f -not -path '/proc/*' -not -path '/sys/*' -not -path '/etc/h*' -not -path /etc/resolv.conf | sort | xargs md5sum`,
       ),
     }
   }
