@@ -1,5 +1,4 @@
-import type { BackupHead } from '../../protocol/backup/backup-head.ts'
-import { isNewer } from '../../protocol/backup/backup-head.ts'
+import { type BackupHead, newestOf } from '../../protocol/backup/backup-head.ts'
 import type { RepositoryClaim } from '../../protocol/backup/repository-claim.ts'
 import { type SealPair, unseal } from '../../protocol/backup/seal.ts'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
@@ -185,10 +184,7 @@ export class Adopter {
         if (!(error instanceof FlotillaError)) throw error // another holder may be of more use
       }
     }
-    return found.reduce<(typeof found)[number] | undefined>(
-      (best, one) => (best === undefined || isNewer(one.head, best.head) ? one : best),
-      undefined,
-    )?.record
+    return newestOf(found, ({ head }) => head)?.record
   }
 
   async #restore(): Promise<void> {

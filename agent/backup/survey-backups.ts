@@ -1,4 +1,4 @@
-import { type BackupHead, headIn, isNewer, MAX_REPLICAS } from '../../protocol/backup/backup-head.ts'
+import { type BackupHead, headOrNone, isNewer, isWholeCopy, MAX_REPLICAS } from '../../protocol/backup/backup-head.ts'
 import { type Candidate, placeReplicas, type PlacementGraces } from '../../protocol/backup/place-replicas.ts'
 import type { DeviceRecord, SignedRecord } from '../../protocol/gossip/device-record.ts'
 import type { HeardRecord } from '../../protocol/gossip/record-book.ts'
@@ -93,14 +93,6 @@ export function surveyBackups({
   )
 }
 
-function headOrNone(record: DeviceRecord, policy: Pick<FleetPolicy, 'claims'>): BackupHead | undefined {
-  try {
-    return headIn(record, policy)
-  } catch {
-    return undefined // of a device that was replaced, or of one that has not heard of its claim yet
-  }
-}
-
 function copyOf(repository: string, { device, name, holder }: DeviceRecord, ageMs: number): readonly Copy[] {
   const replica = holder?.replicas.find((one) => one.repository === repository)
   return replica === undefined ? [] : [{ ...replica, device, name, ageMs }]
@@ -128,14 +120,7 @@ function candidateOf(
 
 /** Copies of the newest head that can be had now. Pure. */
 export function wholeCopies({ head, copies }: SurveyedRepository, absentMs: number): readonly Copy[] {
-  return copies.filter(
-    ({ percent, epoch, seq, ageMs, device }) =>
-      percent === 100 &&
-      epoch === head.epoch &&
-      seq === head.seq &&
-      ageMs <= absentMs &&
-      !head.distrusted.includes(device),
-  )
+  return copies.filter((copy) => copy.ageMs <= absentMs && isWholeCopy(head, copy.device, copy))
 }
 
 /** Held replicas as the record of this device tells of them. Pure. */

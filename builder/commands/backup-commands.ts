@@ -1,7 +1,7 @@
 import { Command } from 'commander'
 import { readFileSync } from 'node:fs'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
-import { parseRecord } from '../../protocol/gossip/device-record.ts'
+import { type DeviceRecord, parseRecord } from '../../protocol/gossip/device-record.ts'
 import { unseal } from '../../protocol/backup/seal.ts'
 import { encodeFleetPolicy, parseFleetPolicy } from '../../protocol/membership/fleet-policy.ts'
 import { findRepository, ownedHead, planAdoption } from '../recovery/plan-adoption.ts'
@@ -9,9 +9,8 @@ import { composePolicy } from '../release/init-fleet.ts'
 import { createKeyFile, listKeys, openRecoveryKey, spokenFingerprint } from '../release/key-file.ts'
 import { Repository } from '../release/repository.ts'
 import { stage, stagingDirectory } from '../release/staging.ts'
-import { findDevice } from '../seed/find-device.ts'
-import { OperatorSession, operatorIdentity } from '../seed/operator-session.ts'
 import { tellDevice } from '../seed/tell-device.ts'
+import { visitDevice } from '../seed/visit-device.ts'
 import { askPassphrase } from './ask.ts'
 import { firstCa, repoOption } from './fleet-commands.ts'
 import { signAndPublish } from './sign-and-publish.ts'
@@ -64,48 +63,33 @@ async function adopt(old: string, options: AdoptOptions): Promise<void> {
   const passphrase = await askPassphrase('the keys')
   const secret = openRecoveryKey(options.key ?? recoveryKeyIn(repository), passphrase)
   const ca = () => firstCa(repository, passphrase)
-  const session = new OperatorSession({
+  const { name, epoch, target } = await visitDevice(
     repository,
-    ...operatorIdentity(repository, ca),
-    releases: [],
-    onRefused: () => {},
-  })
-  await session.start()
-  let name: string
-  let epoch: number
-  let target: string
-  try {
-    const { addresses } = await findDevice(options.via, repository.fleet, options.interface)
-    const member = await session.connect(addresses)
-    await session.askFleet(member)
-    const records = session.records().map(({ signed }) => signed.record)
-    name = findRepository(records, old)
-    const to = records.find(({ device, name: called }) => device === options.to || called === options.to)
-    if (to === undefined)
-      throw new FlotillaError(
-        'NOT_FOUND',
-        `adopt ${old}: ${options.to} was not heard of; there are ${records
-          .map(({ name: called }) => called)
-          .sort()
-          .join(', ')}`,
-      )
-    const before = repository.policy()
-    const bytes = await session.backupHead([member.id], name)
-    const told = bytes === undefined ? records : [...records, parseRecord(bytes).record]
-    const head = ownedHead(told, name, before)
-    if (head === undefined)
-      throw new FlotillaError(
-        'NOT_FOUND',
-        `adopt ${old}: ${member.certificate.name} has not heard of its last backup; ask a device that holds a copy (--via): ${holdersOf(records, name)}`,
-      )
-    const policy = planAdoption(before, head, to, secret)
-    parseFleetPolicy(encodeFleetPolicy(policy)) // what no device would read is not signed
-    stage(stagingDirectory(repository), composePolicy(repository, policy, Date.now()))
-    epoch = policy.claims.find(({ repository: one }) => one === name)?.epoch ?? 0
-    target = to.name
-  } finally {
-    await session.stop()
-  }
+    ca,
+    options.via,
+    options.interface,
+    async (session, member) => {
+      await session.askFleet(member)
+      const records = session.records().map(({ signed }) => signed.record)
+      const name = findRepository(records, old)
+      const to = records.find(({ device, name: called }) => device === options.to || called === options.to)
+      if (to === undefined) throw notHeardOf(old, options.to, records)
+      const before = repository.policy()
+      const bytes = await session.backupHead(member.id, name)
+      const told = bytes === undefined ? records : [...records, parseRecord(bytes).record]
+      const head = ownedHead(told, name, before)
+      if (head === undefined)
+        throw new FlotillaError(
+          'NOT_FOUND',
+          `adopt ${old}: ${member.certificate.name} has not heard of its last backup; ask a device that holds a copy (--via): ${holdersOf(records, name)}`,
+        )
+      const policy = planAdoption(before, head, to, secret)
+      parseFleetPolicy(encodeFleetPolicy(policy)) // what no device would read is not signed
+      stage(stagingDirectory(repository), composePolicy(repository, policy, Date.now()))
+      const epoch = policy.claims.find(({ repository: one }) => one === name)?.epoch ?? 0
+      return { name, epoch, target: to.name }
+    },
+  )
   if (options.prepare !== true) {
     await signAndPublish(repository)
     const told = await tellDevice(repository, ca, options.via, options.interface, Number(options.timeout) * 1_000)
@@ -116,13 +100,12 @@ async function adopt(old: string, options: AdoptOptions): Promise<void> {
   if (options.json === true) process.stdout.write(`${JSON.stringify({ repository: name, to: target, epoch })}\n`)
 }
 
-function holdersOf(
-  records: readonly {
-    readonly name: string
-    readonly holder: { readonly replicas: readonly { readonly repository: string }[] } | undefined
-  }[],
-  repository: string,
-): string {
+function notHeardOf(old: string, to: string, records: readonly DeviceRecord[]): FlotillaError {
+  const there = records.map(({ name }) => name).sort()
+  return new FlotillaError('NOT_FOUND', `adopt ${old}: ${to} was not heard of; there are ${there.join(', ')}`)
+}
+
+function holdersOf(records: readonly DeviceRecord[], repository: string): string {
   const names = records
     .filter(({ holder }) => holder?.replicas.some((one) => one.repository === repository))
     .map(({ name }) => name)

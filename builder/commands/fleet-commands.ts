@@ -9,8 +9,7 @@ import { composeFleet } from '../release/init-fleet.ts'
 import { listKeys, openKey, spokenFingerprint } from '../release/key-file.ts'
 import { Repository } from '../release/repository.ts'
 import { publishStaged, signStaged, stage, stagingDirectory } from '../release/staging.ts'
-import { findDevice } from '../seed/find-device.ts'
-import { OperatorSession, operatorIdentity } from '../seed/operator-session.ts'
+import { visitDevice } from '../seed/visit-device.ts'
 import { askPassphrase } from './ask.ts'
 
 /** `--repo`, on every command that works on a repository. */
@@ -92,12 +91,9 @@ async function showFleet(options: {
     throw new FlotillaError('USAGE', 'fleet: name a member to ask: flotilla fleet --via DEVICE')
   const repository = Repository.open(options.repo)
   const passphrase = process.env['FLOTILLA_PASSPHRASE']
-  const identity = operatorIdentity(repository, () => firstCa(repository, passphrase))
-  const session = new OperatorSession({ repository, ...identity, releases: [], onRefused: () => {} })
-  await session.start()
-  try {
-    const { addresses } = await findDevice(options.via, repository.fleet, options.interface)
-    await session.askFleet(await session.connect(addresses))
+  const ca = () => firstCa(repository, passphrase)
+  await visitDevice(repository, ca, options.via, options.interface, async (session, member) => {
+    await session.askFleet(member)
     const view = new LiveView()
     do {
       const rows = session.fleet()
@@ -106,9 +102,7 @@ async function showFleet(options: {
       else process.stdout.write(fleetTable(rows))
       if (options.watch === true) await new Promise((resolve) => setTimeout(resolve, 1_000))
     } while (options.watch === true)
-  } finally {
-    await session.stop()
-  }
+  })
 }
 
 /** The CA key that is kept in the repository. @throws FlotillaError NOT_FOUND, USAGE */

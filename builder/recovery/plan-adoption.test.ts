@@ -1,7 +1,9 @@
 import { describe, expect, it } from 'vitest'
 import type { BackupHead } from '../../protocol/backup/backup-head.ts'
+import { BLANK_HEAD } from '../../protocol/backup/blank-head.ts'
 import { seal, sealPairOf, unseal } from '../../protocol/backup/seal.ts'
 import { BLANK_RECORD } from '../../protocol/gossip/blank-record.ts'
+import { BLANK_POLICY } from '../../protocol/membership/blank-policy.ts'
 import { encodeFleetPolicy, type FleetPolicy, parseFleetPolicy } from '../../protocol/membership/fleet-policy.ts'
 import { findRepository, ownedHead, planAdoption } from './plan-adoption.ts'
 
@@ -10,28 +12,8 @@ const NEW = '12D3KooWKf1jwjDptBb4WmmyvrH9Qa5iKf4wjK3FG21A1rQiy7CD'
 const THIEF = '12D3KooWMCMTH2jUc8Wy1aNaAvtJwqQeLVwrM5uC7QRr7P3g2UsD'
 const recovery = sealPairOf(Buffer.alloc(32, 1))
 const device = sealPairOf(Buffer.alloc(32, 2))
-const policy: FleetPolicy = {
-  schema: 1,
-  fleet: 'yard',
-  caKeys: [],
-  minEpoch: 1,
-  revoked: [],
-  recoveryKey: recovery.publicHex,
-  claims: [],
-}
-const head: BackupHead = {
-  repository: `${OLD}.1`,
-  epoch: 0,
-  seq: 3,
-  list: 'a'.repeat(64),
-  listBytes: 1,
-  bytes: 1,
-  copies: 2,
-  bytesPerSecond: 0,
-  hoursOld: 0,
-  sealed: seal('password', recovery.publicHex),
-  distrusted: [],
-}
+const policy: FleetPolicy = { ...BLANK_POLICY, recoveryKey: recovery.publicHex }
+const head: BackupHead = { ...BLANK_HEAD, repository: `${OLD}.1`, sealed: seal('password', recovery.publicHex) }
 const holder = { offeredBytes: 0, freeBytes: 0, mostBytes: 0, replicas: [], sealKey: device.publicHex }
 const record = (id: string, more: object = {}) => ({ ...BLANK_RECORD, device: id, seq: 1, name: id.slice(-4), ...more })
 const old = record(OLD, { name: 'robot-3', backup: head })

@@ -1,4 +1,4 @@
-import { type BackupHead, headIn, isNewer } from '../../protocol/backup/backup-head.ts'
+import { type BackupHead, headOrNone, newestOf } from '../../protocol/backup/backup-head.ts'
 import { MAX_CLAIMS } from '../../protocol/backup/repository-claim.ts'
 import { REPOSITORY_PATTERN } from '../../protocol/backup/repository-name.ts'
 import { seal, unseal } from '../../protocol/backup/seal.ts'
@@ -19,10 +19,7 @@ export function findRepository(records: readonly DeviceRecord[], old: string): s
   const held = records
     .flatMap(({ holder }) => holder?.replicas ?? [])
     .filter(({ repository }) => repository.startsWith(`${id}.`))
-  const newest = held.reduce<(typeof held)[number] | undefined>(
-    (best, one) => (best === undefined || isNewer(one, best) ? one : best),
-    undefined,
-  )
+  const newest = newestOf(held, (replica) => replica)
   if (newest !== undefined) return newest.repository
   const there = records.flatMap(({ backup, name }) => (backup === undefined ? [] : [`${name} (${backup.repository})`]))
   throw new FlotillaError(
@@ -43,18 +40,12 @@ export function ownedHead(
   repository: string,
   policy: Pick<FleetPolicy, 'claims'>,
 ): OwnedHead | undefined {
-  let newest: OwnedHead | undefined
-  for (const record of records) {
-    if (record.backup?.repository !== repository) continue
-    try {
-      const head = headIn(record, policy)
-      if (head !== undefined && (newest === undefined || isNewer(head, newest.head)))
-        newest = { head, device: record.device }
-    } catch {
-      // of somebody else
-    }
-  }
-  return newest
+  const owned = records.flatMap((record): readonly OwnedHead[] => {
+    if (record.backup?.repository !== repository) return []
+    const head = headOrNone(record, policy)
+    return head === undefined ? [] : [{ head, device: record.device }]
+  })
+  return newestOf(owned, ({ head }) => head)
 }
 
 /**

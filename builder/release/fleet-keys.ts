@@ -51,8 +51,7 @@ export function groupKeys(keys: readonly KeyInfo[]): FleetKeys {
     ['publisher', 1],
     ['fleet', 1],
     ['ca', 1],
-    // Without one the backups of a device can be opened by it alone.
-    ['recovery', 0],
+    // No recovery key: then the backups of a device can be opened by it alone.
   ] as const) {
     if (fleet[purpose].length < least) {
       throw new FlotillaError(

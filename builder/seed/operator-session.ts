@@ -152,16 +152,13 @@ export class OperatorSession {
     return this.#book.all(performance.now())
   }
 
-  /** The record that tells of a backup repository, from the first of these members that has one. */
-  async backupHead(devices: readonly string[], repository: string): Promise<Uint8Array | undefined> {
-    for (const device of devices) {
-      if (this.#node?.isMember(device) !== true) continue
-      const asker = new PieceAsker(await this.#node.open(device, BACKUP_PROTOCOL))
-      const head = await asker.head(repository)
-      await asker.close()
-      if (head !== undefined) return head
-    }
-    return undefined
+  /** The record that tells of a backup repository, as far as a member has it. */
+  async backupHead(device: string, repository: string): Promise<Uint8Array | undefined> {
+    if (this.#node?.isMember(device) !== true) return undefined
+    const asker = new PieceAsker(await this.#node.open(device, BACKUP_PROTOCOL))
+    const head = await asker.head(repository)
+    await asker.close()
+    return head
   }
 
   /** The version of timestamp metadata that a device last said it holds. */

@@ -1,30 +1,21 @@
 import { FlotillaError } from '../../protocol/errors.ts'
 import type { Repository } from '../release/repository.ts'
-import { findDevice } from './find-device.ts'
-import { OperatorSession, operatorIdentity } from './operator-session.ts'
+import type { operatorIdentity } from './operator-session.ts'
+import { visitDevice } from './visit-device.ts'
 
 /**
  * Hands the published metadata to one device (a halt, an opened wave, a policy) and waits until it says that it holds it.
  * @returns the device's name
  * @throws FlotillaError UNREACHABLE, NOT_A_MEMBER, TIMEOUT
  */
-export async function tellDevice(
+export function tellDevice(
   repository: Repository,
   ca: Parameters<typeof operatorIdentity>[1],
   device: string,
   interfaces: readonly string[],
   timeoutMs: number,
 ): Promise<string> {
-  const session = new OperatorSession({
-    repository,
-    ...operatorIdentity(repository, ca),
-    releases: [],
-    onRefused: () => {},
-  })
-  await session.start()
-  try {
-    const found = await findDevice(device, repository.fleet, interfaces)
-    const member = await session.connect(found.addresses)
+  return visitDevice(repository, ca, device, interfaces, async (session, member) => {
     const wanted = repository.trustedSet().timestamp?.data.version ?? 0
     const deadline = performance.now() + timeoutMs
     while ((session.trustOf(member.id) ?? 0) < wanted) {
@@ -36,7 +27,5 @@ export async function tellDevice(
       await new Promise((resolve) => setTimeout(resolve, 100))
     }
     return member.certificate.name
-  } finally {
-    await session.stop()
-  }
+  })
 }

@@ -109,6 +109,22 @@ export function isNewer(head: Pick<BackupHead, 'epoch' | 'seq'>, than: Pick<Back
   return head.epoch > than.epoch || (head.epoch === than.epoch && head.seq > than.seq)
 }
 
+/** The newest of some by what they say of a repository, undefined when there are none. Pure. */
+export function newestOf<T>(items: readonly T[], of: (item: T) => Pick<BackupHead, 'epoch' | 'seq'>): T | undefined {
+  let newest: T | undefined
+  for (const item of items) if (newest === undefined || isNewer(of(item), of(newest))) newest = item
+  return newest
+}
+
+/** Whether a device that its owner trusts holds all of what a head tells of. Pure. */
+export function isWholeCopy(
+  head: Pick<BackupHead, 'epoch' | 'seq' | 'distrusted'>,
+  device: string,
+  { epoch, seq, percent }: Pick<ReplicaState, 'epoch' | 'seq' | 'percent'>,
+): boolean {
+  return percent === 100 && epoch === head.epoch && seq === head.seq && !head.distrusted.includes(device)
+}
+
 /**
  * The device that a repository belongs to by now, and since which epoch: who began it, or whom the newest signed claim names.
  * Pure.
@@ -136,4 +152,13 @@ export function headIn(record: DeviceRecord, policy: Pick<FleetPolicy, 'claims'>
       `backups of ${head.repository}: they are those of ${owner.device} since epoch ${owner.epoch}; ${record.device} speaks for epoch ${head.epoch}`,
     )
   return head
+}
+
+/** The same for who may come upon heads of others: of a device that was replaced, or that has not heard of its claim yet. Pure. */
+export function headOrNone(record: DeviceRecord, policy: Pick<FleetPolicy, 'claims'>): BackupHead | undefined {
+  try {
+    return headIn(record, policy)
+  } catch {
+    return undefined
+  }
 }

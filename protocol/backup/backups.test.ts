@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest'
 import { isFlotillaError } from '../errors.ts'
 import { BLANK_RECORD } from '../gossip/blank-record.ts'
 import { type BackupHead, headIn, isNewer, ownerOf } from './backup-head.ts'
+import { BLANK_HEAD } from './blank-head.ts'
 import { type Candidate, placeReplicas } from './place-replicas.ts'
 import { encodeList, FILE_KINDS, parseList, type RepositoryFile } from './repository-list.ts'
 import { parseRepositoryName, repositoryName } from './repository-name.ts'
@@ -68,19 +69,7 @@ describe('the list of a repository', () => {
 
 describe('the device of a repository', () => {
   const repository = repositoryName(DEVICE, 1)
-  const head: BackupHead = {
-    repository,
-    epoch: 0,
-    seq: 3,
-    list: 'a'.repeat(64),
-    listBytes: 1,
-    bytes: 1,
-    copies: 2,
-    bytesPerSecond: 0,
-    hoursOld: 0,
-    sealed: '',
-    distrusted: [],
-  }
+  const head: BackupHead = { ...BLANK_HEAD, repository }
   const claim = { repository, to: OTHER, epoch: 1, from: DEVICE, fromEpoch: 0, sealed: 'ab' }
   const record = (device: string, backup: BackupHead) => ({ ...BLANK_RECORD, device, seq: 1, backup })
 

@@ -1,3 +1,4 @@
+import { isWholeCopy } from '../backup/backup-head.ts'
 import { shortId } from '../release/description.ts'
 import type { DeviceRecord } from './device-record.ts'
 import type { HeardRecord } from './record-book.ts'
@@ -58,16 +59,9 @@ export function fleetRows(records: readonly HeardRecord[]): readonly FleetRow[] 
 
 function backupRow({ backup }: DeviceRecord, all: readonly DeviceRecord[]): BackupRow | undefined {
   if (backup === undefined) return undefined
-  const { repository, hoursOld, distrusted, copies: wanted, epoch, seq } = backup
+  const { repository, hoursOld, copies: wanted } = backup
   const whole = all.flatMap(({ device, holder }) =>
-    (holder?.replicas ?? []).filter(
-      (one) =>
-        one.repository === repository &&
-        one.percent === 100 &&
-        one.epoch === epoch &&
-        one.seq === seq &&
-        !distrusted.includes(device),
-    ),
+    (holder?.replicas ?? []).filter((one) => one.repository === repository && isWholeCopy(backup, device, one)),
   )
   const daysUnchecked = Math.max(0, ...whole.map((one) => one.daysUnchecked))
   return { repository, hoursOld, copies: whole.length, wanted, daysUnchecked }

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { admit, parseCertificate, signCertificate } from '../membership/certificate.ts'
+import { BLANK_POLICY } from '../membership/blank-policy.ts'
 import type { FleetPolicy } from '../membership/fleet-policy.ts'
 import { identityFromSeed } from '../network/identity.ts'
 import { BLANK_RECORD } from './blank-record.ts'
@@ -9,15 +10,7 @@ import { type DeviceRecord, parseRecord, type SignedRecord, signRecord } from '.
 import { RecordBook } from './record-book.ts'
 
 const ca = identityFromSeed(new Uint8Array(32).fill(7))
-const policy: FleetPolicy = {
-  schema: 1,
-  fleet: 'demo',
-  caKeys: [ca.publicHex],
-  minEpoch: 2,
-  revoked: [],
-  recoveryKey: undefined,
-  claims: [],
-}
+const policy: FleetPolicy = { ...BLANK_POLICY, caKeys: [ca.publicHex], minEpoch: 2 }
 
 function member(name: string, epoch = 2, seed: Uint8Array = randomBytes(32)) {
   const identity = identityFromSeed(seed)

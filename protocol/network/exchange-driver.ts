@@ -1,3 +1,4 @@
+import { setTimeout as pause } from 'node:timers/promises'
 import type { Stream } from '@libp2p/interface'
 import { type ChunkIndex, MAX_CHUNK_BYTES } from '../chunks/chunk-index.ts'
 import { FlotillaError, messageOf } from '../errors.ts'
@@ -50,7 +51,6 @@ const NOTHING = new Uint8Array()
 /** What is not a release lets chunks go first; not for ever, so that it goes on at all. */
 const YIELD_MS = 100
 const MAX_YIELD_MS = 2_000
-const later = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 
 /**
  * Connects the exchange engine with streams and a store. Each side opens one stream for its own questions; answers
@@ -122,7 +122,7 @@ export class ExchangeDriver {
   /** Takes bytes that are no chunks from the same budget, once no chunk is on its way: releases go first. */
   async spend(peer: string, bytes: number, isWanted: () => boolean): Promise<void> {
     for (let waitedMs = 0; waitedMs < MAX_YIELD_MS && this.#isServing() && isWanted(); waitedMs += YIELD_MS)
-      await later(YIELD_MS)
+      await pause(YIELD_MS)
     await this.#budget.spend(peer, bytes, () => this.#node.isMember(peer) && isWanted())
   }
 

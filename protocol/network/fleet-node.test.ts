@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { afterEach, describe, expect, it } from 'vitest'
 import { signCertificate } from '../membership/certificate.ts'
+import { BLANK_POLICY } from '../membership/blank-policy.ts'
 import type { FleetPolicy } from '../membership/fleet-policy.ts'
 import { FleetNode, TOPICS } from './fleet-node.ts'
 import { FrameStream } from './frame-stream.ts'
@@ -38,15 +39,7 @@ async function start(
   }
   const heard: string[] = []
   const refused: string[] = []
-  const policy: FleetPolicy = {
-    schema: 1,
-    fleet: 'demo',
-    caKeys: [ca.publicHex],
-    minEpoch: 1,
-    revoked: [],
-    recoveryKey: undefined,
-    claims: [],
-  }
+  const policy: FleetPolicy = { ...BLANK_POLICY, caKeys: [ca.publicHex] }
   const node = await FleetNode.start({
     identity,
     certificate: signCertificate(card, signer.publicHex, signer.sign),
@@ -131,17 +124,7 @@ describe('a fleet node', () => {
   })
 
   it('drops members at once when the policy revokes them', async () => {
-    const policy: { now: FleetPolicy } = {
-      now: {
-        schema: 1,
-        fleet: 'demo',
-        caKeys: [ca.publicHex],
-        minEpoch: 1,
-        revoked: [],
-        recoveryKey: undefined,
-        claims: [],
-      },
-    }
+    const policy: { now: FleetPolicy } = { now: { ...BLANK_POLICY, caKeys: [ca.publicHex] } }
     const a = await start([], { policy: () => policy.now })
     const b = await start([a.address])
     await until('connected', () => a.node.isMember(b.node.id))

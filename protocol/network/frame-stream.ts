@@ -177,9 +177,7 @@ export class FrameStream {
       }
       this.onClose = end
       this.#onRemoteEnd = end
-      // One that was refused at once was so before anybody listened.
-      const { status } = this.#stream
-      if (this.#closed || this.#remoteEnded || status === 'reset' || status === 'aborted') end()
+      if (this.#closed || this.#remoteEnded) end()
     })
   }
 }
