@@ -24,6 +24,7 @@ import { TrafficGuard } from './control/traffic-guard.ts'
 import { yieldToTheRobot } from './control/yield-to-the-robot.ts'
 import { type Backups, openBackups } from './backup/open-backups.ts'
 import { type Core, openCore } from './core/open-core.ts'
+import { imageDigests } from './core/signed-images.ts'
 import { OwnRecord } from './control/own-record.ts'
 import { judgeGate } from './control/reboot-gate.ts'
 import { FleetSync } from './fleet-sync.ts'
@@ -246,7 +247,7 @@ export class Agent {
       book: sync.book,
       policy: () => trust.policy,
       floorMs: () => timeFloorMs(trust.set),
-      signedImages: () => imagesIn(updater.running),
+      signedImages: () => imageDigests(updater.running === undefined ? [] : [updater.running]),
       isBusy: () => updater.state.phase === 'fetching',
       spend: (peer, bytes, isWanted) => driver.spend(peer, bytes, isWanted),
       onMoved: (direction, bytes, peer) => moved[direction](bytes, peer),
@@ -494,9 +495,4 @@ function pause(ms: number, signal: AbortSignal): Promise<void> {
     if (signal.aborted) abort()
     else signal.addEventListener('abort', abort)
   })
-}
-
-/** Digests of the images that a release brings. */
-async function imagesIn(release: Release | undefined): Promise<ReadonlySet<string>> {
-  return new Set(release?.description.artifacts.flatMap(({ image }) => image?.digest ?? []) ?? [])
 }

@@ -17,6 +17,7 @@ import { bringCoreFile } from './bring-core-file.ts'
 import type { OwnRepository } from './own-repository.ts'
 import type { ReplicaKeeper } from './replica-keeper.ts'
 import { percentOf, type ReplicaStore } from './replica-store.ts'
+import { repeat } from './repeat.ts'
 import { Restic } from './restic.ts'
 
 export type AdopterDeps = {
@@ -64,7 +65,6 @@ export class Adopter {
   #state = NOTHING
   #note = ''
   #retryMs = 0
-  #timer: NodeJS.Timeout | undefined
   #running: Promise<void> = Promise.resolve()
 
   constructor(deps: AdopterDeps) {
@@ -75,26 +75,28 @@ export class Adopter {
   async start(): Promise<void> {
     const bytes = await this.#file.read()
     if (bytes !== undefined) this.#state = parseAdoptState(bytes)
-    const loop = async () => {
-      if (performance.now() >= this.#retryMs)
-        await this.#tick().catch((error: unknown) => {
-          if (this.#deps.signal.aborted) return
-          this.#retryMs = performance.now() + RETRY_MS
-          if (this.#note !== messageOf(error)) this.#deps.log.add('error', 'adopt-failed', { error: messageOf(error) })
-          this.#note = messageOf(error)
-        })
-      if (!this.#deps.signal.aborted) {
-        this.#timer = setTimeout(() => {
-          this.#running = loop()
-        }, TICK_MS)
-      }
-    }
-    this.#running = loop()
+    this.#running = repeat(
+      () => this.#try(),
+      () => TICK_MS,
+      this.#deps.signal,
+    )
   }
 
+  /** Once the signal ended it. */
   async stop(): Promise<void> {
-    clearTimeout(this.#timer)
     await this.#running
+  }
+
+  async #try(): Promise<void> {
+    if (performance.now() < this.#retryMs) return
+    try {
+      await this.#tick()
+    } catch (error) {
+      if (this.#deps.signal.aborted) return
+      this.#retryMs = performance.now() + RETRY_MS
+      if (this.#note !== messageOf(error)) this.#deps.log.add('error', 'adopt-failed', { error: messageOf(error) })
+      this.#note = messageOf(error)
+    }
   }
 
   /** For a person: what is taken over, or was given away; empty when nothing. */

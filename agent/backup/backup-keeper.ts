@@ -8,7 +8,7 @@ import type { Hold } from '../control/reboot-gate.ts'
 import type { Core } from '../core/open-core.ts'
 import { SETTLE_MS } from '../core/execute-core.ts'
 import { Engine } from '../core/engine.ts'
-import { chooseBackup } from './choose-backup.ts'
+import { chooseBackup, type ContainerBackup } from './choose-backup.ts'
 import { EngineReader } from './engine-reader.ts'
 import { isDue } from './is-due.ts'
 import { type Job, JobList } from './job-list.ts'
@@ -25,7 +25,7 @@ export type BackupKeeperDeps = {
   readonly engineSocket: string
   readonly dataDirectory: string
   readonly device: string
-  readonly signedImages: () => Promise<ReadonlySet<string>>
+  readonly signedImages: () => ReadonlySet<string>
   readonly recoveryKey: () => string | undefined
   readonly distrusted: () => readonly string[]
   readonly floorMs: () => number
@@ -44,8 +44,6 @@ export type BackupStatus = {
   readonly ageSeconds: number
   readonly problem: string
 }
-
-export type ContainerBackup = { readonly id: string; readonly container: string; readonly time: string }
 
 const LOOK_MS = 15_000
 const PRUNE_MS = 86_400_000
@@ -96,17 +94,12 @@ export class BackupKeeper {
   /** What the device's record says of its backups; undefined before the first. */
   head(): BackupHead | undefined {
     const { own, distrusted } = this.#deps
-    const { state } = own
-    if (state.list === '') return undefined
+    const { lines: _lines, prunedMs: _prunedMs, lastMs, ...told } = own.state
+    if (told.list === '') return undefined
     const rates = [...this.#specs.values()].flatMap(({ bytesPerSecond }) => bytesPerSecond ?? [])
-    const newest = Math.max(0, ...Object.values(state.lastMs))
+    const newest = Math.max(0, ...Object.values(lastMs))
     return {
-      repository: state.repository,
-      epoch: state.epoch,
-      seq: state.seq,
-      list: state.list,
-      listBytes: state.listBytes,
-      bytes: state.bytes,
+      ...told,
       copies:
         this.#specs.size === 0 ? DEFAULT_COPIES : Math.max(...[...this.#specs.values()].map(({ copies }) => copies)),
       bytesPerSecond: rates.length === 0 ? 0 : Math.min(...rates),

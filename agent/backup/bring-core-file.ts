@@ -1,8 +1,8 @@
-import { mkdir, open, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseDocument } from 'yaml'
 import { FlotillaError } from '../../protocol/errors.ts'
 import type { CoreFile } from '../core/core-files.ts'
+import { writeDurably } from '../store/write-durably.ts'
 import type { BackupFacts } from './backup-facts.ts'
 
 /**
@@ -29,13 +29,7 @@ export async function bringCoreFile(
   const image = from.getIn(['containers', container, 'image'])
   const source = from.getIn(['images', image], true)
   if (source !== undefined && !to.hasIn(['images', image])) to.setIn(['images', image], plain(source))
-  await mkdir(directory, { recursive: true })
-  const path = join(directory, 'skiff-core.yaml')
-  const handle = await open(`${path}.new`, 'w')
-  await handle.writeFile(to.toString())
-  await handle.sync()
-  await handle.close()
-  await rename(`${path}.new`, path)
+  await writeDurably(join(directory, 'skiff-core.yaml'), to.toString())
   return true
 
   /** Without anchors and aliases, which mean nothing in another file. */

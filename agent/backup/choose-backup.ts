@@ -1,5 +1,7 @@
 import { FlotillaError } from '../../protocol/errors.ts'
-import type { ContainerBackup } from './backup-keeper.ts'
+
+/** One backup of one container. */
+export type ContainerBackup = { readonly id: string; readonly container: string; readonly time: string }
 
 /**
  * The backup that a person means. Pure.

@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process'
 import type Docker from 'dockerode'
 import { FlotillaError, isFlotillaError } from '../../protocol/errors.ts'
 import { explainEngineError } from '../core/engine-error.ts'
@@ -123,24 +122,6 @@ export class EngineReader {
     const list = await attempt('list containers', () => this.#docker.listContainers())
     const users = list.filter(({ Mounts }) => (Mounts as { Source?: string }[]).some(({ Source }) => Source === path))
     return users.map(({ Names }) => Names[0]?.slice(1) ?? '').filter((other) => other !== name)
-  }
-
-  /**
-   * Makes an image of a directory that holds `manifest.json` and what it names.
-   * @see Docker Image Specification v1.2, "Combined Image JSON + Filesystem Changeset Format"
-   */
-  async loadDirectory(directory: string): Promise<void> {
-    const tar = spawn('tar', ['-C', directory, '-c', '.'], { stdio: ['ignore', 'pipe', 'ignore'] })
-    await attempt(`load an image from ${directory}`, async () => {
-      const stream = await this.#docker.loadImage(tar.stdout, { quiet: true })
-      await new Promise<void>((resolve, reject) => {
-        this.#docker.modem.followProgress(stream, (error: unknown, events: { error?: string }[] | null) => {
-          const failed = error ?? events?.find((event) => event.error !== undefined)?.error
-          if (failed === undefined || failed === null) resolve()
-          else reject(failed instanceof Error ? failed : new Error(String(failed)))
-        })
-      })
-    })
   }
 }
 

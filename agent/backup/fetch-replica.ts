@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { open, rm } from 'node:fs/promises'
+import { setTimeout as pause } from 'node:timers/promises'
 import { pathOf, type RepositoryFile } from '../../protocol/backup/repository-list.ts'
 import { TokenBucket } from '../../protocol/exchange/token-bucket.ts'
 import { FlotillaError, isFlotillaError } from '../../protocol/errors.ts'
@@ -30,6 +31,7 @@ export type FetchDeps = {
 
 /** Written out to the medium after so many bytes: a cut costs no more. */
 const FLUSH_BYTES = 16 * 2 ** 20
+const LOOK_AGAIN_MS = 500
 
 /**
  * Fetches files from all sources at once, each file from one of them, and keeps each once its hash is right. A source that lacks a
@@ -45,13 +47,11 @@ export async function fetchFiles(
 ): Promise<readonly RepositoryFile[]> {
   const left = new Map(files.map((file) => [pathOf(file), file]))
   const busy = new Set<string>()
-  const lacking = new Map<string, Set<string>>()
   const failures: unknown[] = []
   const work = async ({ device, ask }: PieceSource) => {
     let asker = await ask().catch(() => undefined)
     if (asker === undefined) return
     const missing = new Set<string>()
-    lacking.set(device, missing)
     try {
       for (;;) {
         if (deps.signal.aborted || failures.length > 0) return
@@ -115,7 +115,7 @@ async function fetchFile(file: RepositoryFile, device: string, asker: PieceAsker
       deps.rate.take(piece.length, performance.now())
       for (let ms = deps.rate.waitMs(performance.now()); ms > 0; ms = deps.rate.waitMs(performance.now())) {
         deps.signal.throwIfAborted()
-        await new Promise((resolve) => setTimeout(resolve, Math.min(ms, 500)))
+        await pause(Math.min(ms, LOOK_AGAIN_MS))
       }
       await deps.pace()
       deps.signal.throwIfAborted()

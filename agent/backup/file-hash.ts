@@ -9,12 +9,10 @@ export function fileHash(bytes: Uint8Array): string {
 
 /**
  * Hashes a file piece by piece.
- * @param pace - waited for before each piece of up to 1 MiB, so that scrubbing leaves the disk to others
  * @returns undefined when there is no such file; throws what reading throws
  */
 export async function hashFile(
   path: string,
-  pace: (bytes: number) => Promise<void> = async () => {},
 ): Promise<{ readonly sha256: string; readonly lengthBytes: number } | undefined> {
   const file = await open(path, 'r').catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return undefined
@@ -26,7 +24,6 @@ export async function hashFile(
     const buffer = Buffer.allocUnsafe(PIECE_BYTES)
     let lengthBytes = 0
     for (;;) {
-      await pace(PIECE_BYTES)
       const { bytesRead } = await file.read(buffer, 0, PIECE_BYTES, lengthBytes)
       if (bytesRead === 0) return { sha256: hash.digest('hex'), lengthBytes }
       hash.update(buffer.subarray(0, bytesRead))

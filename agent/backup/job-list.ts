@@ -38,14 +38,14 @@ export class JobList {
     return this.all().some((job) => !isOver(job))
   }
 
-  /** @throws FlotillaError BUSY when too many wait; NOT_FOUND for one that is too long ago */
+  /** @throws FlotillaError NOT_FOUND for one that is too long ago */
   get(id: number): Job {
     const job = this.#jobs.get(id)
     if (job === undefined) throw new FlotillaError('NOT_FOUND', `backup job ${id}: there is none any more`)
     return job
   }
 
-  /** Adds a job. One that waits already for the same is that one. */
+  /** Adds a job, to be done after those that wait. @throws FlotillaError BUSY when too many do */
   add(kind: string, container: string, work: Work): { readonly job: Job; readonly ended: Promise<Job> } {
     const waiting = this.all().filter(({ state }) => state === 'waiting')
     if (waiting.length >= MOST_WAITING)

@@ -20,7 +20,7 @@ export type MakeBackupDeps = {
   readonly dataDirectory: string
   readonly device: string
   /** Images that a signed release has: a replacement gets them from there. */
-  readonly signedImages: () => Promise<ReadonlySet<string>>
+  readonly signedImages: () => ReadonlySet<string>
   readonly coreFile: string
   readonly journal: StillnessJournal
   /** Keeps the reconciler from starting what is stopped for the backup; the answer ends it. */
@@ -134,7 +134,7 @@ async function prepareStaging(
 ): Promise<Staging> {
   await rm(stage, { recursive: true, force: true })
   await mkdir(stage, { recursive: true, mode: 0o700 })
-  const fileSystem = await fileSystemOf(container, spec, seen, signedImages)
+  const fileSystem = fileSystemOf(container, spec, seen, signedImages)
   const facts: BackupFacts = {
     format: 1,
     container,
@@ -159,19 +159,19 @@ async function prepareStaging(
   return { directory: stage, mounts }
 }
 
-async function fileSystemOf(
+function fileSystemOf(
   container: string,
   spec: BackupSpec,
   { layers, driver, imageId }: SeenContainer,
-  signedImages: () => Promise<ReadonlySet<string>>,
-): Promise<BackupFacts['fileSystem']> {
+  signedImages: () => ReadonlySet<string>,
+): BackupFacts['fileSystem'] {
   if (!spec.fileSystem) return 'none'
   if (layers === undefined)
     throw new FlotillaError(
       'BAD_CONFIG',
       `back up ${container}: the engine keeps file systems with ${driver}, which cannot be read; use overlay2, or set containers.${container}.backup.fileSystem: false`,
     )
-  return (await signedImages()).has(imageId) ? 'layer' : 'tree'
+  return signedImages().has(imageId) ? 'layer' : 'tree'
 }
 
 function isFile(path: string): boolean {

@@ -20,8 +20,8 @@ import { OwnRepository } from './own-repository.ts'
 import { recoverInterrupted } from './recover-interrupted.ts'
 import { ReplicaKeeper } from './replica-keeper.ts'
 import { percentOf, ReplicaStore } from './replica-store.ts'
-import { RestoreJournal } from './restore-journal.ts'
-import { StillnessJournal } from './stillness-journal.ts'
+import { restoreJournal } from './restore-journal.ts'
+import { stillnessJournal } from './stillness-journal.ts'
 import { wholeCopies } from './survey-backups.ts'
 
 export type BackupsDeps = {
@@ -38,7 +38,7 @@ export type BackupsDeps = {
   readonly book: RecordBook
   readonly policy: () => FleetPolicy
   readonly floorMs: () => number
-  readonly signedImages: () => Promise<ReadonlySet<string>>
+  readonly signedImages: () => ReadonlySet<string>
   readonly isBusy: () => boolean
   readonly spend: (peer: string, bytes: number, isWanted: () => boolean) => Promise<void>
   readonly onMoved: (direction: 'fetched' | 'served', bytes: number, peer: string) => void
@@ -90,8 +90,8 @@ export async function openBackups(deps: BackupsDeps): Promise<{
   const store = await ReplicaStore.open(join(directory, 'replicas'), (repository, error) =>
     log.add('error', 'replica-unreadable', { repository, error: messageOf(error) }),
   )
-  const still = new StillnessJournal(persist)
-  const restores = new RestoreJournal(persist)
+  const still = stillnessJournal(persist)
+  const restores = restoreJournal(persist)
   const recover = (engine: Engine) => recoverInterrupted({ engine, engineSocket, own, still, restores, log })
   let keeper: BackupKeeper | undefined
   return {

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
 import {
   encodeList,
   FILE_KINDS,
@@ -11,27 +11,22 @@ import {
   totalBytes,
 } from '../../protocol/backup/repository-list.ts'
 import { repositoryName } from '../../protocol/backup/repository-name.ts'
+import type { BackupHead } from '../../protocol/backup/backup-head.ts'
 import { KEEP_KEYS, type KeepPolicy } from '../../protocol/core/backup-spec.ts'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { parseJson, shape } from '../../protocol/shape.ts'
 import type { EventLog } from '../control/event-log.ts'
 import type { Disk } from '../store/disk.ts'
 import { GenerationFile } from '../store/generation-file.ts'
+import { writeDurably } from '../store/write-durably.ts'
 import { fileHash } from './file-hash.ts'
 import { nameTag, WARM_TAG } from './make-backup.ts'
 import { Restic } from './restic.ts'
 
-/** What this device knows of its own repository; on disk before it is told. */
-export type RepositoryState = {
+/** What this device knows of its own repository; on disk before it is told. The list is empty before the first. */
+export type RepositoryState = Pick<BackupHead, 'repository' | 'epoch' | 'seq' | 'list' | 'listBytes' | 'bytes'> & {
   /** Repositories that this device began. */
   readonly lines: number
-  readonly repository: string
-  readonly epoch: number
-  readonly seq: number
-  /** SHA-256 of the list that was announced last; empty before the first. */
-  readonly list: string
-  readonly listBytes: number
-  readonly bytes: number
   /** Wall clock of the last backup of each container, milliseconds. */
   readonly lastMs: Readonly<Record<string, number>>
   readonly prunedMs: number
@@ -51,6 +46,8 @@ export class OwnRepository {
   readonly #log: EventLog
   #state: RepositoryState
   #password: string
+  /** Read once for each list: whoever looks after the repository asks every other second. */
+  #listed: { readonly list: string; readonly files: readonly RepositoryFile[] } = { list: '', files: [] }
 
   private constructor(
     directory: string,
@@ -128,9 +125,7 @@ export class OwnRepository {
     // Never over another that something may still need.
     if (this.#password !== '' && this.#password !== password)
       await rename(this.#passwordFile, `${this.#passwordFile}.before-${Date.now()}`)
-    const fresh = `${this.#passwordFile}.new`
-    await writePassword(fresh, password)
-    await rename(fresh, this.#passwordFile)
+    await writePassword(this.#passwordFile, password)
     this.#password = password
   }
 
@@ -183,7 +178,7 @@ export class OwnRepository {
     await this.#save({ ...firstState(this.#device, this.#state.lines), ...head })
   }
 
-  /** Whether some of its backups are of this container. */
+  /** A backup of this container was made. */
   async noteBackup(container: string, atMs: number): Promise<void> {
     await this.#save({ ...this.#state, lastMs: { ...this.#state.lastMs, [container]: atMs } })
   }
@@ -217,13 +212,7 @@ export class OwnRepository {
     const name = fileHash(list)
     if (name === this.#state.list) return
     const lists = join(this.#directory, 'lists')
-    await mkdir(lists, { recursive: true })
-    const fresh = join(lists, `${name}.new`)
-    const handle = await open(fresh, 'w')
-    await handle.writeFile(list)
-    await handle.sync()
-    await handle.close()
-    await rename(fresh, join(lists, name))
+    await writeDurably(join(lists, name), list)
     const before = this.#state.list
     await this.#save({
       ...this.#state,
@@ -258,9 +247,15 @@ export class OwnRepository {
     await rename(fresh, this.pathOf(file))
   }
 
+  /** Those that the newest list names. */
   async files(): Promise<readonly RepositoryFile[]> {
-    const bytes = this.#state.list === '' ? undefined : await this.readList(this.#state.list)
-    return bytes === undefined ? [] : parseList(bytes)
+    const { list } = this.#state
+    if (list === '') return []
+    if (this.#listed.list === list) return this.#listed.files
+    const bytes = await this.readList(list)
+    if (bytes === undefined) return []
+    this.#listed = { list, files: parseList(bytes) }
+    return this.#listed.files
   }
 
   async #save(state: RepositoryState): Promise<void> {
@@ -280,12 +275,7 @@ async function readPassword(path: string): Promise<string> {
 }
 
 async function writePassword(path: string, password: string): Promise<void> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 })
-  await rm(path, { force: true })
-  const handle = await open(path, 'w', 0o600)
-  await handle.writeFile(`${password}\n`)
-  await handle.sync()
-  await handle.close()
+  await writeDurably(path, `${password}\n`, 0o600)
 }
 
 /** @param out - what `restic forget --json` prints: one line with a list of groups, each with what was removed */

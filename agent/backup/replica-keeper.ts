@@ -1,7 +1,7 @@
-import { randomInt } from 'node:crypto'
-import { open } from 'node:fs/promises'
+import { setTimeout as pause } from 'node:timers/promises'
+import { dropOldest } from '../../protocol/bounded-map.ts'
 import type { HolderState } from '../../protocol/backup/backup-head.ts'
-import { pathOf, type RepositoryFile, totalBytes } from '../../protocol/backup/repository-list.ts'
+import { pathOf, totalBytes } from '../../protocol/backup/repository-list.ts'
 import { FlotillaError, messageOf } from '../../protocol/errors.ts'
 import { TokenBucket } from '../../protocol/exchange/token-bucket.ts'
 import { parseRepositoryName } from '../../protocol/backup/repository-name.ts'
@@ -12,11 +12,13 @@ import { BACKUP_PROTOCOL, PieceAsker, type PieceQuestion, servePieces } from '..
 import type { FleetNode } from '../../protocol/network/fleet-node.ts'
 import type { EventLog } from '../control/event-log.ts'
 import type { BackupConfig } from './backup-config.ts'
+import { CopyWatch, DISTRUST_MS } from './copy-watch.ts'
 import { fetchFiles, type PieceSource } from './fetch-replica.ts'
-import { hashFile } from './file-hash.ts'
 import type { OwnRepository } from './own-repository.ts'
+import { readPiece } from './read-piece.ts'
+import { repeat } from './repeat.ts'
 import { heldBytes, percentOf, type Replica, type ReplicaStore } from './replica-store.ts'
-import { type Copy, replicaStates, surveyBackups, type SurveyedRepository, wholeCopies } from './survey-backups.ts'
+import { replicaStates, surveyBackups, type SurveyedRepository, wholeCopies } from './survey-backups.ts'
 
 export type ReplicaKeeperDeps = {
   readonly self: string
@@ -36,15 +38,13 @@ export type ReplicaKeeperDeps = {
 }
 
 const TICK_MS = 2_000
-const PROOF_BYTES = 65_536
-/** A holder that could not prove what it says is not counted for so long; then it is asked again. */
-const DISTRUST_MS = 3_600_000
 const YIELD_MS = 500
 const GRANULE = 64 * 2 ** 20
 /** Room that backups leave on the disk for everything else. */
 const RESERVE_BYTES = 256 * 2 ** 20
 /** A source that sent what was not asked for is left alone for so long. */
 const WRONG_MS = 600_000
+const MAX_WRONG = 1_000
 /** A head that drops more of what is here than this is told of loudly. */
 const ALARM_SHARE = 0.5
 const SAVE_SECONDS = 300
@@ -54,23 +54,20 @@ const MOST_LINES = 2
 /** Order in which a repository is fetched: with what comes last it can be used. */
 const ORDER = ['keys', 'config', 'data', 'index', 'snapshots'] as const
 
-/** Holds replicas of other devices' repositories as the placement says, serves them, and checks those of its own. */
+/** Holds replicas of other devices' repositories as the placement says, serves them, and gives them back. */
 export class ReplicaKeeper {
   readonly #deps: ReplicaKeeperDeps
-  readonly #distrusted = new Map<string, number>()
   readonly #wrong = new Map<string, number>()
   readonly #notes = new Map<string, string>()
   readonly #hurriedMs = new Map<string, number>()
   readonly #rate: TokenBucket
+  readonly #copies: CopyWatch
   #survey: ReadonlyMap<string, SurveyedRepository> = new Map()
   /** What the survey was made of, and when: ages in it are shown to people. */
   #surveyed = { key: '', atMs: 0 }
   #freeBytes = 0
   #lastMs = performance.now()
   #unsavedSeconds = 0
-  #proofMs = performance.now()
-  #ownScrub = { at: 0, sinceMs: performance.now() }
-  #timer: NodeJS.Timeout | undefined
   #running: Promise<void> = Promise.resolve()
   #ticking: Promise<void> = Promise.resolve()
   #pause: Promise<void> = Promise.resolve()
@@ -80,6 +77,15 @@ export class ReplicaKeeper {
   constructor(deps: ReplicaKeeperDeps) {
     this.#deps = deps
     this.#rate = new TokenBucket(deps.config.bytesPerSecond, performance.now())
+    this.#copies = new CopyWatch({
+      ...deps,
+      known: () => this.#survey.get(deps.own.state.repository),
+      read: (question) => this.#read(question),
+      sourcesOf: (repository) => this.sourcesOf(repository),
+      rate: this.#rate,
+      onFetched: (bytes, device) => deps.onMoved('fetched', bytes, device),
+      tell: (repository, event, text) => this.#note(repository, 'error', event, text),
+    })
   }
 
   async start(): Promise<void> {
@@ -92,27 +98,22 @@ export class ReplicaKeeper {
         },
       }),
     )
-    const loop = async () => {
-      await this.#pause
-      this.#ticking = this.#tick().catch((error: unknown) =>
-        this.#deps.log.add('warn', 'replicas-failed', { error: messageOf(error) }),
-      )
-      await this.#ticking
-      if (this.#deps.signal.aborted) return
-      this.#timer = setTimeout(
-        () => {
-          this.#running = loop()
-        },
-        TICK_MS * (0.75 + Math.random() / 2),
-      )
-    }
-    this.#running = loop()
+    const pauseMs = () => TICK_MS * (0.75 + Math.random() / 2)
+    this.#running = repeat(() => this.#tickUnlessHeld(), pauseMs, this.#deps.signal)
   }
 
+  /** Once the signal ended it. */
   async stop(): Promise<void> {
-    clearTimeout(this.#timer)
     await this.#running
     for (const replica of this.#deps.store.all()) await this.#deps.store.save(replica).catch(() => {})
+  }
+
+  async #tickUnlessHeld(): Promise<void> {
+    await this.#pause
+    this.#ticking = this.#tick().catch((error: unknown) =>
+      this.#deps.log.add('warn', 'replicas-failed', { error: messageOf(error) }),
+    )
+    await this.#ticking
   }
 
   /** Does something to the replicas while nothing else does. */
@@ -140,8 +141,7 @@ export class ReplicaKeeper {
 
   /** Holders that could not prove what they say. */
   distrusted(): readonly string[] {
-    for (const [device, untilMs] of this.#distrusted) if (untilMs < performance.now()) this.#distrusted.delete(device)
-    return [...this.#distrusted.keys()]
+    return this.#copies.distrusted()
   }
 
   /** What the record of this device says of it. */
@@ -195,8 +195,7 @@ export class ReplicaKeeper {
       }
     }
     await this.#scrub()
-    await this.#proveCopies()
-    await this.#scrubOwn()
+    await this.#copies.tick()
   }
 
   /** Surveys what was heard, unless nothing in it is new: in a fleet of hundreds that is a few hundred thousand comparisons. */
@@ -325,11 +324,12 @@ export class ReplicaKeeper {
       },
       onWrong: (device, file) => {
         this.#wrong.set(`${repository} ${device}`, performance.now() + WRONG_MS)
+        dropOldest(this.#wrong, MAX_WRONG)
         log.add('warn', 'replica-wrong', { repository, device, file: pathOf(file) })
         node.toldBadNews(device)
       },
       pace: async () => {
-        while (isBusy() && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, YIELD_MS))
+        while (isBusy() && !signal.aborted) await pause(YIELD_MS)
       },
       signal,
     })
@@ -386,7 +386,7 @@ export class ReplicaKeeper {
         done += file.lengthBytes
         if (done <= clocks.roundBytes) continue
         if (done > dueBytes || this.#deps.signal.aborted) break
-        if ((await store.check(repository, file, async () => {})) === 'bad') {
+        if ((await store.check(repository, file)) === 'bad') {
           log.add('error', 'bit-rot', { repository, file: pathOf(file) })
           this.#notes.set(repository, `${pathOf(file)} had rotted and is fetched again`)
         }
@@ -406,112 +406,13 @@ export class ReplicaKeeper {
     return true
   }
 
-  /** Has one holder of this device's own repository prove some bytes of it. */
-  async #proveCopies(): Promise<void> {
-    const { own, config, node, log } = this.#deps
-    if (performance.now() - this.#proofMs < config.proofMs) return
-    this.#proofMs = performance.now()
-    const known = this.#survey.get(own.state.repository)
-    const files = await own.files()
-    if (known === undefined || files.length === 0) return
-    const holders = known.copies.filter(
-      ({ device, percent, seq, epoch }) =>
-        percent === 100 && seq === own.state.seq && epoch === own.state.epoch && node.isMember(device),
-    )
-    for (const holder of holders)
-      await this.#prove(holder, files).catch((error: unknown) =>
-        log.add('debug', 'proof-failed', { device: holder.device, error: messageOf(error) }),
-      )
-  }
-
-  async #prove({ device, name }: Copy, files: readonly RepositoryFile[]): Promise<void> {
-    const { own, node, log } = this.#deps
-    const file = weighted(files)
-    const offset = randomInt(Math.max(1, file.lengthBytes - PROOF_BYTES))
-    const question: PieceQuestion = {
-      repository: own.state.repository,
-      kind: file.kind,
-      sha256: file.sha256,
-      offset,
-      lengthBytes: Math.max(1, Math.min(PROOF_BYTES, file.lengthBytes - offset)),
-    }
-    const bytes = await this.#read(question)
-    if (bytes === undefined) return // gone here: the scrub sees to it
-    const asker = new PieceAsker(await node.open(device, BACKUP_PROTOCOL))
-    try {
-      const answer = await asker.prove(question, bytes)
-      if (answer === 'held') return void this.#distrusted.delete(device)
-      // Rot on this side looks the same: the file is hashed before anybody is blamed.
-      const ours = await hashFile(own.pathOf(file))
-      if (ours?.sha256 !== file.sha256) return
-      this.#distrusted.set(device, performance.now() + DISTRUST_MS)
-      log.add('error', 'replica-not-proven', { device, name, file: pathOf(file), answer })
-    } finally {
-      await asker.close()
-    }
-  }
-
-  /** Hashes this device's own repository in turn; what rotted comes back from a holder. */
-  async #scrubOwn(): Promise<void> {
-    const { own, config, log, signal } = this.#deps
-    const files = await own.files()
-    const perFileMs = (config.scrubSeconds * 1_000) / Math.max(1, files.length)
-    if (files.length === 0 || performance.now() - this.#ownScrub.sinceMs < perFileMs) return
-    const at = this.#ownScrub.at % files.length
-    this.#ownScrub = { at: at + 1, sinceMs: performance.now() }
-    const file = files[at]
-    if (file === undefined || file.kind === 'config') return
-    const found = await hashFile(own.pathOf(file)).catch(() => undefined)
-    if (found?.sha256 === file.sha256) return
-    if (!(await own.isListed(file))) return // pruned meanwhile
-    log.add('error', 'bit-rot', { repository: own.state.repository, file: pathOf(file) })
-    const part = `${own.pathOf(file)}.healing`
-    const left = await fetchFiles([file], this.sourcesOf(own.state.repository), {
-      repository: own.state.repository,
-      keeper: {
-        beginPart: async () => ({ path: part, haveBytes: 0 }),
-        keep: () => own.replace(file, part),
-      },
-      rate: this.#rate,
-      onBytes: (bytes, device) => this.#deps.onMoved('fetched', bytes, device),
-      onWrong: () => {},
-      pace: async () => {},
-      signal,
-    })
-    if (left.length === 0) log.add('warn', 'backup-healed', { file: pathOf(file) })
-    else
-      this.#note(
-        own.state.repository,
-        'error',
-        'backup-rotten',
-        `${pathOf(file)} rotted, and no holder in reach has it`,
-      )
-  }
-
-  async #read({ repository, kind, sha256, offset, lengthBytes }: PieceQuestion): Promise<Uint8Array | undefined> {
+  #read(question: PieceQuestion): Promise<Uint8Array | undefined> {
     const { own, store, book, self } = this.#deps
-    const isOwn = repository === own.state.repository
-    if (kind === 'head') {
-      if (isOwn) return book.get(self)?.bytes
-      return store.get(repository)?.record ?? this.#survey.get(repository)?.record
-    }
-    if (kind === 'list') {
-      const list = await (isOwn ? own.readList(sha256) : store.readList(repository, sha256))
-      return list?.subarray(offset, offset + lengthBytes)
-    }
-    if (!isOwn && store.get(repository) === undefined) return undefined
-    const file = await open(
-      isOwn ? own.pathOf({ kind, sha256 }) : store.pathOf(repository, { kind, sha256 }),
-      'r',
-    ).catch(() => undefined)
-    if (file === undefined) return undefined
-    try {
-      const buffer = Buffer.allocUnsafe(lengthBytes)
-      const { bytesRead } = await file.read(buffer, 0, lengthBytes, offset)
-      return buffer.subarray(0, bytesRead)
-    } finally {
-      await file.close()
-    }
+    return readPiece(question, own, store, (repository) =>
+      repository === own.state.repository
+        ? book.get(self)?.bytes
+        : (store.get(repository)?.record ?? this.#survey.get(repository)?.record),
+    )
   }
 
   #adopts(repository: string): boolean {
@@ -539,16 +440,4 @@ function contentOf(signed: SignedRecord): string {
   const content = JSON.stringify([device, labels, backup, holder])
   contents.set(signed, content)
   return content
-}
-
-/** A file, the larger the more often. */
-function weighted(files: readonly RepositoryFile[]): RepositoryFile {
-  let left = randomInt(Math.max(1, Math.min(totalBytes(files), 2 ** 47)))
-  for (const file of files) {
-    left -= file.lengthBytes
-    if (left < 0) return file
-  }
-  const [first] = files
-  if (first === undefined) throw new FlotillaError('NOT_FOUND', 'choose a file: there is none')
-  return first
 }

@@ -84,7 +84,7 @@ export class ReplicaStore {
   }
 
   get usedBytes(): number {
-    return [...this.#diskBytes.values()].reduce((sum, bytes) => sum + bytes, 0)
+    return sumOf(this.#diskBytes)
   }
 
   freeBytes(): Promise<number> {
@@ -115,12 +115,14 @@ export class ReplicaStore {
     const dropped = new Map<string, number>()
     let droppedBytes = 0
     let heldBefore = 0
+    let diskBytes = 0
     for (const [path, lengthBytes] of onDisk) {
-      if (/\.(part|bad)$/.test(path)) {
-        if (listed.has(path.replace(/\.part$/, ''))) continue
+      if (/\.(part|bad)$/.test(path) && !listed.has(path.replace(/\.part$/, ''))) {
         await rm(join(this.#directory, head.repository, path), { force: true })
         continue
       }
+      diskBytes += lengthBytes
+      if (path.endsWith('.part')) continue
       if (before?.have.has(path) === true) heldBefore += lengthBytes
       if (listed.has(path)) continue
       dropped.set(path, before?.dropped.get(path) ?? graceSeconds)
@@ -144,7 +146,7 @@ export class ReplicaStore {
     for (const entry of await this.#disk.list(`${head.repository}${META}`))
       if (entry.startsWith('list-') && !entry.startsWith(`list-${head.list.slice(0, 16)}`))
         await this.#disk.remove(`${head.repository}${META}/${entry}`)
-    await this.#measure(head.repository)
+    this.#diskBytes.set(head.repository, diskBytes)
     return heldBefore === 0 ? 0 : droppedBytes / heldBefore
   }
 
@@ -161,16 +163,7 @@ export class ReplicaStore {
     return found
   }
 
-  /** What it takes up: also what is on its way, put aside, or waits for the end of its grace. */
-  async #measure(repository: string): Promise<void> {
-    const sizes = [...(await this.#scan(repository)).values()]
-    this.#diskBytes.set(
-      repository,
-      sizes.reduce((sum, size) => sum + size, 0),
-    )
-  }
-
-  /** Bytes that a replica takes up on the disk. */
+  /** Bytes that a replica takes up on the disk: also what is on its way, put aside, or waits for the end of its grace. */
   diskBytes(repository: string): number {
     return this.#diskBytes.get(repository) ?? 0
   }
@@ -199,13 +192,9 @@ export class ReplicaStore {
   }
 
   /** Hashes a file that should be here. One that rotted is put aside, to be fetched again. */
-  async check(
-    repository: string,
-    file: RepositoryFile,
-    pace: (bytes: number) => Promise<void>,
-  ): Promise<'whole' | 'bad'> {
+  async check(repository: string, file: RepositoryFile): Promise<'whole' | 'bad'> {
     const path = this.pathOf(repository, file)
-    const found = await hashFile(path, pace).catch(() => undefined)
+    const found = await hashFile(path).catch(() => undefined)
     if (found?.sha256 === file.sha256 && found.lengthBytes === file.lengthBytes) return 'whole'
     await rename(path, `${path}.bad`).catch(() => {})
     const replica = this.#need(repository)
@@ -224,7 +213,7 @@ export class ReplicaStore {
       left.delete(path)
       await rm(join(this.#directory, repository, path), { force: true })
     }
-    if (over.length > 0) await this.#measure(repository)
+    if (over.length > 0) this.#diskBytes.set(repository, sumOf(await this.#scan(repository)))
     const { clocks } = replica
     this.#replicas.set(repository, {
       ...replica,
@@ -287,11 +276,8 @@ export class ReplicaStore {
       throw new FlotillaError('FORMAT', `replica ${repository}: its record tells of another repository`)
     const list = await this.#list(repository, told.backup.list).read()
     const files = list !== undefined && fileHash(list) === told.backup.list ? parseList(list) : undefined
-    const have = new Set<string>()
-    for (const file of files ?? []) {
-      const size = (await stat(this.pathOf(repository, file)).catch(() => undefined))?.size
-      if (size === file.lengthBytes) have.add(pathOf(file))
-    }
+    const onDisk = await this.#scan(repository)
+    const have = new Set((files ?? []).filter((file) => onDisk.get(pathOf(file)) === file.lengthBytes).map(pathOf))
     const { dropped, clocks } = parseReplicaState(await meta.state.read())
     this.#replicas.set(repository, {
       repository,
@@ -303,7 +289,7 @@ export class ReplicaStore {
       dropped,
       clocks,
     })
-    await this.#measure(repository)
+    this.#diskBytes.set(repository, sumOf(onDisk))
   }
 
   #meta(repository: string) {
@@ -316,6 +302,10 @@ export class ReplicaStore {
     if (replica === undefined) throw new FlotillaError('NOT_FOUND', `replica of ${repository}: it is not held any more`)
     return replica
   }
+}
+
+function sumOf(sizes: ReadonlyMap<string, number>): number {
+  return [...sizes.values()].reduce((sum, size) => sum + size, 0)
 }
 
 export function heldBytes({ files, have }: Replica): number {

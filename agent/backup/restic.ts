@@ -58,12 +58,10 @@ const CAUSES: readonly (readonly [RegExp, ErrorCode])[] = [
 export class Restic {
   readonly repository: string
   readonly #passwordFile: string
-  readonly #program: string
 
-  constructor(repository: string, passwordFile: string, program = 'restic') {
+  constructor(repository: string, passwordFile: string) {
     this.repository = repository
     this.#passwordFile = passwordFile
-    this.#program = program
   }
 
   async init(signal: AbortSignal): Promise<void> {
@@ -156,7 +154,7 @@ export class Restic {
   #once(args: readonly string[], options: RunOptions): Promise<ResticResult> {
     const { signal, staging, okCodes = [0], onProgress } = options
     signal.throwIfAborted()
-    const command = [this.#program, '--no-cache', ...args]
+    const command = ['restic', '--no-cache', ...args]
     const [program = '', ...rest] = staging === undefined ? command : inStaging(staging, command)
     const what = `restic ${args[0]} in ${this.repository}`
     return new Promise((resolve, reject) => {

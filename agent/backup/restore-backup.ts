@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs'
 import { lstat, mkdir, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -7,13 +6,13 @@ import { withTag } from '../../protocol/core/image-name.ts'
 import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
 import { runProgram } from '../persist/run-program.ts'
 import { shape } from '../../protocol/shape.ts'
-import { createOptions } from '../core/create-options.ts'
 import type { Engine } from '../core/engine.ts'
 import { isRunning } from '../core/inventory.ts'
-import { NEXT, PREVIOUS } from '../core/plan-core.ts'
+import { createContainer } from '../core/execute-core.ts'
+import { isNameless, NEXT, PREVIOUS } from '../core/plan-core.ts'
 import { type BackupFacts, FACTS_FILE, IMAGE_FILE, LAYER, parseBackupFacts } from './backup-facts.ts'
 import type { EngineReader } from './engine-reader.ts'
-import { makeImageOfTree, layTreeOver } from './restore-tree.ts'
+import { archiveOf, layTreeOver, makeImageOfTree } from './restore-tree.ts'
 import type { OnProgress, Restic, StageMount } from './restic.ts'
 import type { RestoreEntry, RestoreJournal, Swap } from './restore-journal.ts'
 
@@ -72,7 +71,7 @@ export async function restoreBackup(wish: RestoreWish, deps: RestoreDeps, onProg
     let fresh: string
     try {
       fresh = await prepare(wish, facts, swaps, deps, onProgress)
-      await flush(swaps, await layerOf(container, deps.reader))
+      await flush(swaps, (await deps.reader.container(fresh)).layers?.upper)
     } catch (error) {
       await discard(container, swaps, engine)
       await journal.clear()
@@ -144,10 +143,6 @@ async function flush(swaps: readonly Swap[], layer?: string): Promise<void> {
   for (const place of places) await runProgram('sync', ['-f', place], { timeoutMs: FLUSH_MS })
 }
 
-async function layerOf(container: string, reader: EngineReader): Promise<string | undefined> {
-  return (await reader.container(`${container}${NEXT}`)).layers?.upper
-}
-
 function stageOf(container: string, workDirectory: string): string {
   return join(workDirectory, 'restore', container)
 }
@@ -168,13 +163,15 @@ async function planSwaps(container: string, { parts }: BackupFacts, { reader }: 
   return swaps
 }
 
+/** @returns the id of the restored container, which was not started */
 async function prepare(
-  { container, spec, backup, mountsOnly }: RestoreWish,
+  wish: RestoreWish,
   facts: BackupFacts,
   swaps: readonly Swap[],
   deps: RestoreDeps,
   onProgress: OnProgress,
 ): Promise<string> {
+  const { container, spec, backup, mountsOnly } = wish
   const { engine, reader, restic, workDirectory, signal } = deps
   await discard(container, swaps, engine)
   await removeOld(container, swaps)
@@ -196,85 +193,62 @@ async function prepare(
       'NOT_FOR_THIS_DEVICE',
       `restore ${container}: its file system was saved as changes of the image ${facts.image.id}, and ${spec.image} is ${imageId ?? 'not here'} on this device; bring that image back (the release that had it), or restore volumes and mounts alone (--mounts-only)`,
     )
-  let made = ''
   const create = async (image: string) => {
-    const options = createOptions(container, spec, {
-      carried: facts.parts
-        .filter(({ kind, source }) => kind === 'volume' && /^[0-9a-f]{64}$/.test(source))
-        .map(({ source, target }) => ({ volume: source, target })),
-      lockDirectory: deps.lockDirectory,
-      hasTini: existsSync('/usr/bin/tini'),
-    })
-    for (const network of spec.hostNetwork ? [] : spec.networks) await engine.requireNetwork(network, {})
-    await engine.create(`${container}${NEXT}`, { ...options, Image: image }, container)
-    for (const network of spec.hostNetwork ? [] : spec.networks.slice(1))
-      await engine.connect(network, `${container}${NEXT}`)
-    const { layers, id } = await reader.container(`${container}${NEXT}`)
-    made = id
-    if (layers === undefined && restoresLayer)
-      throw new FlotillaError(
-        'BAD_CONFIG',
-        `restore ${container}: the engine keeps file systems in a way that cannot be written`,
-      )
-    return layers
-  }
-  const tree = join(stage, LAYER)
-  if (!restoresLayer || facts.fileSystem === 'layer') {
-    if (imageId === undefined)
-      throw new FlotillaError(
-        'NOT_FOUND',
-        `restore ${container}: the image ${spec.image} is not to be had on this device`,
-      )
-    const layers = await create(imageId)
-    if (restoresLayer && layers !== undefined) {
-      await mkdir(tree)
-      mounts.push({ at: LAYER, source: layers.upper })
-    }
-    await restore(restic, backup, { directory: stage, mounts }, signal, onProgress, !restoresLayer)
-    return made
-  }
-  if (imageId !== undefined) {
-    const layers = await create(imageId)
-    if (layers === undefined) return made
-    await mkdir(tree)
-    await restore(
-      restic,
-      backup,
-      { directory: stage, mounts: [...mounts, { at: LAYER, source: layers.upper }] },
-      signal,
-      onProgress,
+    const carried = facts.parts.flatMap(({ kind, source, target }) =>
+      kind === 'volume' && isNameless({ volume: source, target }) ? [{ volume: source, target }] : [],
     )
-    await layTreeOver(layers.upper, layers.lower)
-    return made
+    return createContainer({ name: container, at: `${container}${NEXT}`, spec, image, carried }, deps)
   }
-  // Nobody has the image: the tree becomes one.
-  await restore(restic, backup, { directory: stage, mounts }, signal, onProgress)
-  onProgress(0.95, 'making an image of the restored tree')
+  const restore = (more: readonly StageMount[] = [], exclude: readonly string[] = []) =>
+    restic.restore(backup, { directory: stage, mounts: [...mounts, ...more] }, exclude, {
+      signal,
+      onProgress: (share, text) => onProgress(0.05 + share * 0.9, text),
+    })
+  if (imageId === undefined && restoresLayer && facts.fileSystem === 'tree') {
+    // Nobody has the image: the tree becomes one.
+    await restore()
+    onProgress(0.95, 'making an image of the restored tree')
+    return create(await loadTree(wish, stage, deps))
+  }
+  if (imageId === undefined)
+    throw new FlotillaError(
+      'NOT_FOUND',
+      `restore ${container}: the image ${spec.image} is not to be had on this device`,
+    )
+  const id = await create(imageId)
+  if (!restoresLayer) {
+    await restore([], [`/${LAYER}`])
+    return id
+  }
+  const { layers } = await reader.container(id)
+  if (layers === undefined)
+    throw new FlotillaError(
+      'BAD_CONFIG',
+      `restore ${container}: the engine keeps file systems in a way that cannot be written`,
+    )
+  await mkdir(join(stage, LAYER))
+  await restore([{ at: LAYER, source: layers.upper }])
+  if (facts.fileSystem === 'tree') await layTreeOver(layers.upper, layers.lower)
+  return id
+}
+
+/** @returns the id of the image that the tree in the staging directory became */
+async function loadTree(
+  { container, spec, backup }: RestoreWish,
+  stage: string,
+  { engine, restic, signal }: RestoreDeps,
+): Promise<string> {
   const described = shape.object(JSON.parse(await restic.read(backup, `/${IMAGE_FILE}`, signal)), IMAGE_FILE)
-  const imageOfTree = await makeImageOfTree(tree, join(stage, 'image'), withTag(spec.image), described)
-  await reader.loadDirectory(join(stage, 'image'))
-  const loaded = await engine.image(imageOfTree)
+  const directory = join(stage, 'image')
+  const id = await makeImageOfTree(join(stage, LAYER), directory, withTag(spec.image), described)
+  await engine.loadStream(`restore ${container}: load the image of the restored tree`, archiveOf(directory))
+  const loaded = await engine.image(id)
   if (loaded === undefined)
     throw new FlotillaError(
       'VERIFY_FAILED',
       `restore ${container}: the engine does not have the image that was made of the restored tree`,
     )
-  await create(loaded.id)
-  return made
-}
-
-async function restore(
-  restic: Restic,
-  backup: string,
-  staging: { readonly directory: string; readonly mounts: readonly StageMount[] },
-  signal: AbortSignal,
-  onProgress: OnProgress,
-  withoutLayer = false,
-): Promise<void> {
-  await restic.restore(backup, staging, withoutLayer ? [`/${LAYER}`] : [], {
-    signal,
-    onProgress: (share, text) => onProgress(0.05 + share * 0.9, text),
-  })
+  return loaded.id
 }
 
 /** Idempotent: each step looks whether it was done before the power was cut. */

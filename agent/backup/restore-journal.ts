@@ -1,6 +1,6 @@
-import { parseJson, shape } from '../../protocol/shape.ts'
+import { shape } from '../../protocol/shape.ts'
 import type { Disk } from '../store/disk.ts'
-import { GenerationFile } from '../store/generation-file.ts'
+import { Journal } from './journal.ts'
 
 /** A volume or mount: where it lies, where it is restored to meanwhile, and where what was there goes. */
 export type Swap = {
@@ -27,45 +27,27 @@ export type RestoreEntry = {
 
 const MAX_BYTES = 262_144
 
-/** How far a restore is, for who comes up after a power cut. */
-export class RestoreJournal {
-  readonly #file: GenerationFile
+export type RestoreJournal = Journal<RestoreEntry>
 
-  constructor(persist: Disk) {
-    this.#file = new GenerationFile(persist, 'backup/restore', MAX_BYTES)
-  }
-
-  async note(entry: RestoreEntry): Promise<void> {
-    await this.#file.write(Buffer.from(JSON.stringify(entry)))
-  }
-
-  async clear(): Promise<void> {
-    await this.#file.write(Buffer.from('{}'))
-  }
-
-  async read(): Promise<RestoreEntry | undefined> {
-    const what = 'backup/restore'
-    const bytes = await this.#file.read()
-    const json = bytes === undefined ? {} : shape.object(parseJson(bytes, what, MAX_BYTES), what)
-    if (json['container'] === undefined) return undefined
-    return {
-      container: shape.string(json['container'], `${what}: container`, 128),
-      phase: shape.oneOf(json['phase'], `${what}: phase`, ['prepare', 'switch']),
-      swaps: shape.array(json['swaps'], `${what}: swaps`, 256).map((item) => {
-        const swap = shape.object(item, `${what}: swaps[]`)
-        const text = (key: string) => shape.string(swap[key], `${what}: swaps[].${key}`, 8_192)
-        return {
-          at: text('at'),
-          path: text('path'),
-          staged: text('staged'),
-          before: text('before'),
-          isFile: shape.boolean(swap['isFile'], `${what}: swaps[].isFile`),
-        }
-      }),
-      runs: shape.boolean(json['runs'], `${what}: runs`),
-      old: shape.string(json['old'], `${what}: old`, 128),
-      fresh: shape.string(json['fresh'], `${what}: fresh`, 128),
-      policy: shape.string(json['policy'], `${what}: policy`, 64),
-    }
-  }
+/** How far a restore is. */
+export function restoreJournal(persist: Disk): RestoreJournal {
+  return new Journal(persist, 'backup/restore', MAX_BYTES, (json, what) => ({
+    container: shape.string(json['container'], `${what}: container`, 128),
+    phase: shape.oneOf(json['phase'], `${what}: phase`, ['prepare', 'switch']),
+    swaps: shape.array(json['swaps'], `${what}: swaps`, 256).map((item) => {
+      const swap = shape.object(item, `${what}: swaps[]`)
+      const text = (key: string) => shape.string(swap[key], `${what}: swaps[].${key}`, 8_192)
+      return {
+        at: text('at'),
+        path: text('path'),
+        staged: text('staged'),
+        before: text('before'),
+        isFile: shape.boolean(swap['isFile'], `${what}: swaps[].isFile`),
+      }
+    }),
+    runs: shape.boolean(json['runs'], `${what}: runs`),
+    old: shape.string(json['old'], `${what}: old`, 128),
+    fresh: shape.string(json['fresh'], `${what}: fresh`, 128),
+    policy: shape.string(json['policy'], `${what}: policy`, 64),
+  }))
 }

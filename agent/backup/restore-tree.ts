@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { lstat, mkdir, readdir, writeFile } from 'node:fs/promises'
@@ -24,9 +25,15 @@ export async function layTreeOver(upper: string, lower: readonly string[]): Prom
   for (const name of below) if (!restored.has(name)) await runProgram('mknod', [join(upper, name), 'c', '0', '0'])
 }
 
+/** What `docker load` takes: a directory that holds `manifest.json` and what it names. */
+export function archiveOf(directory: string): NodeJS.ReadableStream {
+  return spawn('tar', ['-C', directory, '-c', '.'], { stdio: ['ignore', 'pipe', 'ignore'] }).stdout
+}
+
 /**
  * Writes a tree as an image archive: one layer, and the configuration of the image that it was made from.
  * @returns the id of the image
+ * @see Docker Image Specification v1.2, "Combined Image JSON + Filesystem Changeset Format"
  */
 export async function makeImageOfTree(
   tree: string,

@@ -3,33 +3,29 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { type ErrorCode, EXIT_CODES, FlotillaError } from '../../protocol/errors.ts'
 import { bar, formatAge, formatBytes, formatRows, LiveView, printRows } from '../../protocol/terminal/print.ts'
 import { askAgent } from '../control/local-api.ts'
-import type { ContainerBackup } from '../backup/backup-keeper.ts'
+import type { ContainerBackup } from '../backup/choose-backup.ts'
 import type { Job } from '../backup/job-list.ts'
 import type { BackupsView } from '../backup/open-backups.ts'
-
-type Common = { readonly socket: string; readonly json?: boolean }
+import { type SocketOptions, socketCommand } from './socket-command.ts'
 
 const POLL_MS = 300
 
 /** `flotilla backup`: the backups of this device's containers, and what it holds of other devices'. */
 export function backupCommand(socket: string): Command {
-  const command = (name: string, description: string) =>
-    new Command(name)
-      .description(description)
-      .option('--socket <path>', 'the socket of the agent', socket)
-      .option('--json', 'machine-readable output')
+  const command = (name: string, description: string) => socketCommand(name, description, socket)
   return new Command('backup')
     .description('backups of the containers of this device, and replicas of others')
     .addCommand(
       command('status', 'when each container was backed up last, where copies are, what is held for others').action(
-        async (options: Common) => print((await askAgent(options.socket, 'GET', '/backup')) as BackupsView, options),
+        async (options: SocketOptions) =>
+          print((await askAgent(options.socket, 'GET', '/backup')) as BackupsView, options),
       ),
     )
     .addCommand(
       command('now', 'back up a container, or all that have a policy')
         .argument('[container]')
         .addHelpText('after', '\nExample:\n  flotilla backup now nav')
-        .action(async (container: string | undefined, options: Common) => {
+        .action(async (container: string | undefined, options: SocketOptions) => {
           const jobs = (await askAgent(options.socket, 'POST', '/backup/now', { container })) as readonly Job[]
           await follow(jobs, options)
         }),
@@ -37,7 +33,7 @@ export function backupCommand(socket: string): Command {
     .addCommand(
       command('list', 'backups of this device, oldest first')
         .argument('[container]')
-        .action(async (container: string | undefined, options: Common) => {
+        .action(async (container: string | undefined, options: SocketOptions) => {
           const found = (await askAgent(options.socket, 'POST', '/backup/list', { container })) as ContainerBackup[]
           printRows(
             found,
@@ -53,7 +49,7 @@ export function backupCommand(socket: string): Command {
     .addCommand(
       command('verify', 'check the repository of this device')
         .option('--read-data', 'read and decrypt every pack as well')
-        .action(async (options: Common & { readData?: boolean }) => {
+        .action(async (options: SocketOptions & { readData?: boolean }) => {
           const body = { readData: options.readData === true }
           await follow([(await askAgent(options.socket, 'POST', '/backup/verify', body)) as Job], options)
         }),
@@ -62,7 +58,7 @@ export function backupCommand(socket: string): Command {
       command('diff', 'what changed between two backups')
         .argument('<older>', 'beginning of its id, or a time')
         .argument('[newer]', 'the same; the newest when left out', 'latest')
-        .action(async (older: string, newer: string, options: Common) => {
+        .action(async (older: string, newer: string, options: SocketOptions) => {
           await follow([(await askAgent(options.socket, 'POST', '/backup/diff', { older, newer })) as Job], options)
         }),
     )
@@ -75,7 +71,7 @@ export function backupCommand(socket: string): Command {
           'after',
           '\nExamples:\n  flotilla backup restore nav\n  flotilla backup restore nav --at 2026-11-20T12:00\n  flotilla backup restore nav --at 4f1c2a90 --mounts-only',
         )
-        .action(async (container: string, options: Common & { at?: string; mountsOnly?: boolean }) => {
+        .action(async (container: string, options: SocketOptions & { at?: string; mountsOnly?: boolean }) => {
           const body = { container, at: options.at, mountsOnly: options.mountsOnly === true }
           await follow([(await askAgent(options.socket, 'POST', '/backup/restore', body)) as Job], options)
         }),
@@ -83,7 +79,7 @@ export function backupCommand(socket: string): Command {
 }
 
 /** Shows jobs until all have ended. @throws FlotillaError the first failure */
-async function follow(jobs: readonly Job[], options: Common): Promise<void> {
+async function follow(jobs: readonly Job[], options: SocketOptions): Promise<void> {
   const view = new LiveView()
   let current = jobs
   for (;;) {
@@ -108,7 +104,7 @@ function lineOf({ kind, container, state, share, text, result }: Job): string {
   return `${what}: ${kind === 'diff' ? state : result}`
 }
 
-function print(view: BackupsView, options: Common): void {
+function print(view: BackupsView, options: SocketOptions): void {
   if (options.json === true) return void process.stdout.write(`${JSON.stringify(view, null, 2)}\n`)
   const { containers, head, copies, replicas, notes, offeredBytes, freeBytes } = view
   for (const note of notes) process.stderr.write(`${note}\n`)

@@ -4,42 +4,39 @@ import { formatRows } from '../../protocol/terminal/print.ts'
 import { askAgent } from '../control/local-api.ts'
 import type { CoreStatus } from '../core/reconciler.ts'
 import type { UserStatus } from '../login/open-users.ts'
-
-type Common = { readonly socket: string; readonly json?: boolean }
+import { type SocketOptions, socketCommand } from './socket-command.ts'
 
 /** `flotilla core`: the containers of this device, as `skiff-core.yaml` says and as Docker has them. */
 export function coreCommand(socket: string): Command {
-  const command = (name: string, description: string) =>
-    new Command(name)
-      .description(description)
-      .option('--socket <path>', 'the socket of the agent', socket)
-      .option('--json', 'machine-readable output')
-  const told = (options: Common, answer: unknown) => {
+  const command = (name: string, description: string) => socketCommand(name, description, socket)
+  const told = (options: SocketOptions, answer: unknown) => {
     if (options.json === true) process.stdout.write(`${JSON.stringify(answer)}\n`)
   }
   return new Command('core')
     .description('the containers of this device')
     .addCommand(
-      command('status', 'how each container stands').action(async (options: Common) => {
+      command('status', 'how each container stands').action(async (options: SocketOptions) => {
         print((await askAgent(options.socket, 'GET', '/core')) as CoreStatus, options, false)
       }),
     )
     .addCommand(
-      command('plan', 'what would be done now, step by step; nothing is done').action(async (options: Common) => {
-        print((await askAgent(options.socket, 'GET', '/core/plan')) as CoreStatus, options, true)
-      }),
+      command('plan', 'what would be done now, step by step; nothing is done').action(
+        async (options: SocketOptions) => {
+          print((await askAgent(options.socket, 'GET', '/core/plan')) as CoreStatus, options, true)
+        },
+      ),
     )
     .addCommand(
       command('retry', 'try a container again whose new form did not come up')
         .argument('<container>')
-        .action(async (container: string, options: Common) => {
+        .action(async (container: string, options: SocketOptions) => {
           told(options, await askAgent(options.socket, 'POST', '/core/retry', { container }))
         }),
     )
     .addCommand(
       command('adopt', 'take over a container that something else made; it is replaced by the one of the file')
         .argument('<container>')
-        .action(async (container: string, options: Common) => {
+        .action(async (container: string, options: SocketOptions) => {
           told(options, await askAgent(options.socket, 'POST', '/core/adopt', { container }))
         }),
     )
@@ -57,7 +54,7 @@ export function coreCommand(socket: string): Command {
           async (
             container: string,
             reason: string | undefined,
-            options: Common & { minutes: string; release?: boolean },
+            options: SocketOptions & { minutes: string; release?: boolean },
           ) => {
             if (options.release === true)
               return told(options, await askAgent(options.socket, 'POST', '/core/release-hold', { container, reason }))
@@ -70,7 +67,11 @@ export function coreCommand(socket: string): Command {
     )
 }
 
-function print(status: CoreStatus & { users?: readonly UserStatus[] }, options: Common, withSteps: boolean): void {
+function print(
+  status: CoreStatus & { users?: readonly UserStatus[] },
+  options: SocketOptions,
+  withSteps: boolean,
+): void {
   if (options.json === true) return void process.stdout.write(`${JSON.stringify(status, null, 2)}\n`)
   for (const warning of status.warnings) process.stderr.write(`warning: ${warning}\n`)
   if (status.problem !== '') process.stderr.write(`${status.problem} [${status.code}]\n`)

@@ -1,14 +1,14 @@
-import { Command } from 'commander'
+import type { Command } from 'commander'
 import { FlotillaError } from '../../protocol/errors.ts'
 import type { FleetRow } from '../../protocol/gossip/fleet-rows.ts'
 import { fleetTable } from '../../protocol/terminal/fleet-table.ts'
 import { formatBytes, LiveView, printRows } from '../../protocol/terminal/print.ts'
 import { shape } from '../../protocol/shape.ts'
 import { askAgent } from '../control/local-api.ts'
+import { type SocketOptions, socketCommand } from './socket-command.ts'
 
 /** Where the agent of this device listens. */
 export const DEFAULT_SOCKET = process.env['FLOTILLA_SOCKET'] ?? '/run/flotilla/agent.sock'
-type Common = { readonly socket: string; readonly json?: boolean }
 type Json = Readonly<Record<string, unknown>>
 
 /** Commands that a person types on a device; all of them ask the running agent. */
@@ -26,16 +26,13 @@ export function deviceCommands(): Command[] {
 }
 
 function command(name: string, description: string): Command {
-  return new Command(name)
-    .description(description)
-    .option('--socket <path>', 'the socket of the agent', DEFAULT_SOCKET)
-    .option('--json', 'machine-readable output')
+  return socketCommand(name, description, DEFAULT_SOCKET)
 }
 
 function statusCommand(): Command {
   return command('status', 'what this device runs, fetches and waits for')
     .addHelpText('after', '\nExample:\n  flotilla status --json | jq .state')
-    .action(async (options: Common) => {
+    .action(async (options: SocketOptions) => {
       const status = shape.object(await askAgent(options.socket, 'GET', '/status'), 'status')
       if (options.json === true) return void process.stdout.write(`${JSON.stringify(status, null, 2)}\n`)
       process.stdout.write(statusText(status))
@@ -79,7 +76,7 @@ function statusText(status: Json): string {
 }
 
 function peersCommand(): Command {
-  return command('peers', 'members this device is connected to').action(async (options: Common) => {
+  return command('peers', 'members this device is connected to').action(async (options: SocketOptions) => {
     const peers = (await askAgent(options.socket, 'GET', '/peers')) as readonly Json[]
     printRows(
       peers,
@@ -96,7 +93,7 @@ function peersCommand(): Command {
 }
 
 function eventsCommand(): Command {
-  return command('events', 'history of this device').action(async (options: Common) => {
+  return command('events', 'history of this device').action(async (options: SocketOptions) => {
     const events = (await askAgent(options.socket, 'GET', '/events')) as readonly Json[]
     printRows(
       events,
@@ -112,7 +109,7 @@ function eventsCommand(): Command {
 }
 
 function releasesCommand(): Command {
-  return command('releases', 'releases on this device, own and carried').action(async (options: Common) => {
+  return command('releases', 'releases on this device, own and carried').action(async (options: SocketOptions) => {
     const releases = (await askAgent(options.socket, 'GET', '/releases')) as readonly Json[]
     printRows(
       releases,
@@ -144,7 +141,7 @@ function releasesCommand(): Command {
 function fleetCommand(): Command {
   return command('fleet', 'every device of the fleet as last heard here')
     .option('--watch', 'go on showing changes until interrupted')
-    .action(async (options: Common & { watch?: boolean }) => {
+    .action(async (options: SocketOptions & { watch?: boolean }) => {
       const view = new LiveView()
       for (;;) {
         const rows = (await askAgent(options.socket, 'GET', '/fleet')) as readonly FleetRow[]
@@ -161,7 +158,7 @@ function fleetCommand(): Command {
 function rollbackCommand(): Command {
   return command('rollback', 'go back to the other proven release; the one that runs is not tried again')
     .requiredOption('--reason <text>', 'why; the fleet is told')
-    .action(async (options: Common & { reason: string }) => {
+    .action(async (options: SocketOptions & { reason: string }) => {
       const answer = await askAgent(options.socket, 'POST', '/rollback', { reason: options.reason })
       process.stdout.write(
         `${options.json === true ? JSON.stringify(answer) : `rebooting into ${String((answer as Json)['to'])}`}\n`,
@@ -178,7 +175,7 @@ function holdCommand(): Command {
       'after',
       '\nExamples:\n  flotilla hold "carrying a load" --minutes 15\n  flotilla hold --release\nA program may write the file named by holdFile instead: line 1 the reason, line 2 `seconds: N`.',
     )
-    .action(async (reason: string | undefined, options: Common & { minutes: string; release?: boolean }) => {
+    .action(async (reason: string | undefined, options: SocketOptions & { minutes: string; release?: boolean }) => {
       if (options.release === true) {
         await askAgent(options.socket, 'POST', '/release-hold', reason === undefined ? undefined : { reason })
         return
@@ -208,7 +205,7 @@ per second, line 2 the reason; the limit holds while the file exists.`,
       async (
         rate: string | undefined,
         reason: string,
-        options: Common & { minutes: string; release?: boolean | string },
+        options: SocketOptions & { minutes: string; release?: boolean | string },
       ) => {
         if (options.release !== undefined) {
           const body = typeof options.release === 'string' ? { reason: options.release } : undefined

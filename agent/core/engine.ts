@@ -172,8 +172,13 @@ export class Engine {
       done += part.length
       onProgress(`loading: ${Math.floor((done * 100) / Math.max(1, size))} %`)
     })
-    const options = { quiet: false, abortSignal: failureOf(file) }
-    await this.#follow(`load ${path}`, this.#docker.loadImage(file, options), () => {})
+    await this.loadStream(`load ${path}`, file)
+  }
+
+  /** Loads an archive that is made as it is read. */
+  async loadStream(what: string, archive: NodeJS.ReadableStream): Promise<void> {
+    const options = { quiet: false, abortSignal: failureOf(archive) }
+    await this.#follow(what, this.#docker.loadImage(archive, options), () => {})
   }
 
   async tag(id: string, name: string): Promise<void> {

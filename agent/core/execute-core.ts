@@ -3,7 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import type { ContainerSpec, HealthCheckSpec } from '../../protocol/core/container-spec.ts'
 import type { SkiffCore } from '../../protocol/core/skiff-core.ts'
 import { FlotillaError, isFlotillaError, messageOf } from '../../protocol/errors.ts'
-import { CONTAINER_LABEL, createOptions, definitionOf } from './create-options.ts'
+import { type CarriedVolume, CONTAINER_LABEL, createOptions, definitionOf } from './create-options.ts'
 import type { Engine } from './engine.ts'
 import { type FoundContainer, isRunning } from './inventory.ts'
 import { type ContainerPlan, type CoreStep, describeStep, type ImageFact } from './plan-core.ts'
@@ -158,18 +158,37 @@ async function create(
   spec: ContainerSpec,
   deps: ExecuteDeps,
 ): Promise<void> {
-  const { engine, lockDirectory } = deps
   await requireSources(name, spec, deps.dataDirectory)
-  if (spec.updateLock !== undefined) await mkdir(`${lockDirectory}/${name}`, { recursive: true })
-  for (const network of spec.hostNetwork ? [] : spec.networks)
-    await engine.requireNetwork(network, { [CONTAINER_LABEL]: '' })
-  const hasTini = await exists('/usr/bin/tini')
   const image = deps.images.get(spec.image)
-  const options = createOptions(name, spec, { carried, lockDirectory, hasTini })
   // By id: a tag may move between the plan and now.
-  const made = image !== undefined && 'id' in image ? { ...options, Image: image.id } : options
-  await engine.create(at, made, name)
-  for (const network of spec.hostNetwork ? [] : spec.networks.slice(1)) await engine.connect(network, at)
+  const made = image !== undefined && 'id' in image ? image.id : spec.image
+  await createContainer({ name, at, spec, image: made, carried }, deps)
+}
+
+export type ContainerToCreate = {
+  /** Its name in the file. */
+  readonly name: string
+  /** Docker's name of it. */
+  readonly at: string
+  readonly spec: ContainerSpec
+  /** Id or name of the image. */
+  readonly image: string
+  readonly carried: readonly CarriedVolume[]
+}
+
+/** Makes a container and what it needs, its networks among it. @returns its id */
+export async function createContainer(
+  { name, at, spec, image, carried }: ContainerToCreate,
+  { engine, lockDirectory }: Pick<ExecuteDeps, 'engine' | 'lockDirectory'>,
+): Promise<string> {
+  if (spec.updateLock !== undefined) await mkdir(`${lockDirectory}/${name}`, { recursive: true })
+  const networks = spec.hostNetwork ? [] : spec.networks
+  for (const network of networks) await engine.requireNetwork(network, { [CONTAINER_LABEL]: '' })
+  const hasTini = await exists('/usr/bin/tini')
+  const options = createOptions(name, spec, { carried, lockDirectory, hasTini })
+  const id = await engine.create(at, { ...options, Image: image }, name)
+  for (const network of networks.slice(1)) await engine.connect(network, at)
+  return id
 }
 
 /** Docker makes a directory of whatever it is told to mount and does not find, also of a device that is not plugged in. */

@@ -18,7 +18,7 @@ import { SETTLE_MS } from './execute-core.ts'
 import type { Engine } from './engine.ts'
 import { ImageKeeper } from './image-keeper.ts'
 import { type CoreStatus, Reconciler } from './reconciler.ts'
-import { SignedImages } from './signed-images.ts'
+import { imageDigests, SignedImages } from './signed-images.ts'
 import { UpdateLocks } from './update-locks.ts'
 
 export type CoreDeps = {
@@ -89,11 +89,7 @@ export async function openCore(deps: CoreDeps): Promise<Core> {
     released: () => releasedFile(deps.running(), deps.persistPath),
     images,
     memory,
-    imagesInSlots: async () => {
-      const releases = await deps.releasesInSlots()
-      const artifacts = releases.flatMap(({ description }) => description.artifacts)
-      return new Set(artifacts.flatMap(({ image }) => image?.digest ?? []))
-    },
+    imagesInSlots: async () => imageDigests(await deps.releasesInSlots()),
     locks,
     lockDirectory,
     dataDirectory: deps.dataDirectory,

@@ -160,7 +160,7 @@ function replace(name: string, spec: ContainerSpec, current: FoundContainer): re
 }
 
 /** A volume that the image asked for, named by Docker itself. One that the file names goes with the file. */
-function isNameless({ volume }: CarriedVolume): boolean {
+export function isNameless({ volume }: CarriedVolume): boolean {
   return /^[0-9a-f]{64}$/.test(volume)
 }
 

@@ -195,7 +195,7 @@ export class Reconciler {
 
   /** The plan as it is now, without doing anything. @throws FlotillaError UNREACHABLE, BAD_CONFIG */
   async plan(): Promise<CoreStatus> {
-    const file = await readCoreFile(this.#deps.directory, this.#deps.released())
+    const file = await this.file()
     const facts = await this.#observe(await this.#openEngine(), file)
     return { ...describe(file, planCore(facts), facts.containers), problem: '', code: '' }
   }
@@ -213,7 +213,7 @@ export class Reconciler {
   async #reconcileAll(): Promise<void> {
     const { signal, log, memory } = this.#deps
     for (let round = 0; round < MAX_ROUNDS && !signal.aborted; round += 1) {
-      const file = await readCoreFile(this.#deps.directory, this.#deps.released())
+      const file = await this.file()
       this.#names = [...file.core.containers.keys()]
       await this.#deps.onFile(file)
       // A device without a file is left alone, and needs no engine.

@@ -101,6 +101,12 @@ export class SignedImages {
   }
 }
 
+/** Digests of all images that releases bring. */
+export function imageDigests(releases: readonly Release[]): ReadonlySet<string> {
+  const artifacts = releases.flatMap(({ description }) => description.artifacts)
+  return new Set(artifacts.flatMap(({ image }) => image?.digest ?? []))
+}
+
 function imageIn(release: Release, name: string): SignedImage | undefined {
   for (const artifact of release.description.artifacts)
     if (artifact.image?.name === withTag(name)) return { image: artifact.image, artifact, release }

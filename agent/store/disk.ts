@@ -37,7 +37,7 @@ export async function readSmallFile(disk: Disk, path: string, maxBytes: number):
 
 /**
  * Writes a small file under a new name, flushed, so that after a power cut it is either absent or whole.
- * Not for names that exist: see `replaceFile`.
+ * Not for names that exist.
  */
 export async function writeNewFile(disk: Disk, path: string, bytes: Uint8Array): Promise<void> {
   const temporary = `${path}.new`

@@ -5,8 +5,8 @@ import { BackupKeeper } from '../../agent/backup/backup-keeper.ts'
 import type { Job } from '../../agent/backup/job-list.ts'
 import { OwnRepository } from '../../agent/backup/own-repository.ts'
 import { recoverInterrupted } from '../../agent/backup/recover-interrupted.ts'
-import { type RestoreEntry, RestoreJournal } from '../../agent/backup/restore-journal.ts'
-import { StillnessJournal } from '../../agent/backup/stillness-journal.ts'
+import { type RestoreEntry, restoreJournal } from '../../agent/backup/restore-journal.ts'
+import { stillnessJournal } from '../../agent/backup/stillness-journal.ts'
 import { NodeDisk } from '../../agent/store/node-disk.ts'
 import { CoreRig } from '../core/core-rig.ts'
 import type { EngineRig } from '../core/engine-rig.ts'
@@ -45,8 +45,8 @@ export class BackupRig {
     const disk = new NodeDisk(this.core.persist)
     this.#disk = disk
     mkdirSync(this.backups, { recursive: true })
-    const still = new StillnessJournal(disk)
-    const restores = new RestoreJournal(disk)
+    const still = stillnessJournal(disk)
+    const restores = restoreJournal(disk)
     const note = restores.note.bind(restores)
     restores.note = async (entry) => {
       await note(entry)
@@ -65,7 +65,7 @@ export class BackupRig {
       engineSocket: this.core.engine.socket,
       dataDirectory: this.core.data,
       device: DEVICE,
-      signedImages: async () => this.signed,
+      signedImages: () => this.signed,
       recoveryKey: () => this.recoveryKey,
       distrusted: () => [],
       floorMs: () => this.floorMs,

@@ -55,9 +55,8 @@ function writePolicy(fleet: BackupFleet): void {
 async function volumeOf(engine: EngineRig): Promise<string> {
   for (const deadline = performance.now() + 60_000; performance.now() < deadline; await pause(200)) {
     const found = await (await EngineReader.open(engine.socket)).container('nav').catch(() => undefined)
-    const path = found?.status === 'running' ? found.mounts[0]?.path : undefined
     const mount = found?.mounts.find(({ target }) => target === '/maps')
-    if (path !== undefined && mount !== undefined) return mount.path
+    if (found?.status === 'running' && mount !== undefined) return mount.path
   }
   throw new Error('the container does not start')
 }
