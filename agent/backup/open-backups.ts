@@ -92,7 +92,9 @@ export async function openBackups(deps: BackupsDeps): Promise<{
   )
   const still = stillnessJournal(persist)
   const restores = restoreJournal(persist)
-  const recover = (engine: Engine) => recoverInterrupted({ engine, engineSocket, own, still, restores, log })
+  const stop = new AbortController()
+  const { signal } = stop
+  const recover = (engine: Engine) => recoverInterrupted({ engine, engineSocket, own, still, restores, log, signal })
   let keeper: BackupKeeper | undefined
   return {
     // A job that is under way is not what was left in the middle, and puts in order what is before it begins.
@@ -100,8 +102,6 @@ export async function openBackups(deps: BackupsDeps): Promise<{
       if (keeper?.jobs.isBusy !== true) await recover(engine)
     },
     start: async (core) => {
-      const stop = new AbortController()
-      const { signal } = stop
       const sealPair = sealPairOf(deps.seed)
       const replicas: ReplicaKeeper = new ReplicaKeeper({ ...deps, store, own, sealKey: sealPair.publicHex, signal })
       const made = new BackupKeeper({

@@ -14,12 +14,13 @@ export type RecoverDeps = {
   readonly still: StillnessJournal
   readonly restores: RestoreJournal
   readonly log: EventLog
+  readonly signal: AbortSignal
 }
 
 /**
  * Puts in order what an agent that was killed left in the middle: a container that was kept still goes on, a restore is finished or
  * thrown away. Call while no job works on a container.
- * @throws FlotillaError UNREACHABLE; anything else is told of, and keeps nothing else back
+ * @throws FlotillaError UNREACHABLE, the signal's reason; anything else is told of, and keeps nothing else back
  */
 export async function recoverInterrupted({
   engine,
@@ -28,12 +29,13 @@ export async function recoverInterrupted({
   still,
   restores,
   log,
+  signal,
 }: RecoverDeps): Promise<void> {
   const attempt = async (what: string, work: () => Promise<void>) => {
     try {
       await work()
     } catch (error) {
-      if (isFlotillaError(error, 'UNREACHABLE')) throw error
+      if (signal.aborted || isFlotillaError(error, 'UNREACHABLE')) throw error
       log.add('error', 'recovery-failed', { what, error: messageOf(error) })
     }
   }
@@ -49,7 +51,7 @@ export async function recoverInterrupted({
     await still.clear()
   })
   await attempt('a restore', async () => {
-    const restored = await recoverRestore(engine, restores, own.workDirectory)
+    const restored = await recoverRestore(engine, restores, own.workDirectory, signal)
     if (restored !== undefined) log.add('warn', 'restore-interrupted', { what: restored })
   })
 }

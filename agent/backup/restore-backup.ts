@@ -8,7 +8,7 @@ import { runProgram } from '../persist/run-program.ts'
 import { shape } from '../../protocol/shape.ts'
 import type { Engine } from '../core/engine.ts'
 import { isRunning } from '../core/inventory.ts'
-import { createContainer } from '../core/execute-core.ts'
+import { createContainer, SETTLE_MS } from '../core/execute-core.ts'
 import { isNameless, NEXT, PREVIOUS } from '../core/plan-core.ts'
 import { type BackupFacts, FACTS_FILE, IMAGE_FILE, LAYER, parseBackupFacts } from './backup-facts.ts'
 import type { EngineReader } from './engine-reader.ts'
@@ -101,24 +101,27 @@ export async function restoreBackup(wish: RestoreWish, deps: RestoreDeps, onProg
 
 /**
  * What an agent that was killed, or lost its power, left in the middle: what was only prepared is thrown away, what was being
- * switched is finished, and goes back when it cannot be.
- * @throws FlotillaError UNREACHABLE, when the engine goes away: everything else is told of, and does not come again
+ * switched is finished, and goes back when it cannot be, or when the restored container does not stay up.
+ * @throws FlotillaError UNREACHABLE when the engine goes away; the signal's reason: then it is done the next time. Everything
+ * else is told of, and does not come again
  */
 export async function recoverRestore(
   engine: Engine,
   journal: RestoreJournal,
   workDirectory: string,
+  signal: AbortSignal,
 ): Promise<string | undefined> {
   const entry = await journal.read()
   if (entry === undefined) return undefined
-  const what = await recoverEntry(entry, engine)
+  const what = await recoverEntry(entry, { engine, settleMs: SETTLE_MS, signal })
   await rm(stageOf(entry.container, workDirectory), { recursive: true, force: true })
   await journal.clear()
   return `${entry.container}: ${what}`
 }
 
-async function recoverEntry(entry: RestoreEntry, engine: Engine): Promise<string> {
+async function recoverEntry(entry: RestoreEntry, deps: SettleDeps): Promise<string> {
   const { container, swaps, runs, fresh } = entry
+  const { engine, signal } = deps
   if (entry.phase === 'prepare') {
     await discard(container, swaps, engine)
     return 'an unfinished restore was thrown away'
@@ -127,11 +130,11 @@ async function recoverEntry(entry: RestoreEntry, engine: Engine): Promise<string
     if (fresh === '' || (await engine.container(fresh)) === undefined)
       throw new FlotillaError('NOT_FOUND', `restore ${container}: the restored container is gone`)
     await switchOver(entry, engine)
-    if (runs) await engine.start(container, container)
+    if (runs) await startAndSettle(container, deps)
     await finish(container, swaps, engine)
     return 'a restore was finished'
   } catch (error) {
-    if (isFlotillaError(error, 'UNREACHABLE')) throw error
+    if (signal.aborted || isFlotillaError(error, 'UNREACHABLE')) throw error
     await switchBack(entry, engine)
     return `a restore could not be finished, what was there is back: ${messageOf(error)}`
   }
@@ -319,8 +322,10 @@ async function discard(container: string, swaps: readonly Swap[], engine: Engine
   for (const { staged } of swaps) await rm(staged, { recursive: true, force: true })
 }
 
+type SettleDeps = Pick<RestoreDeps, 'engine' | 'settleMs' | 'signal'>
+
 /** @throws FlotillaError BAD_CONFIG with its last words when it does not stay up */
-async function startAndSettle(container: string, { engine, settleMs, signal }: RestoreDeps): Promise<void> {
+async function startAndSettle(container: string, { engine, settleMs, signal }: SettleDeps): Promise<void> {
   await engine.start(container, container)
   for (
     const until = performance.now() + settleMs;

@@ -54,7 +54,8 @@ export class BackupRig {
     }
     const own = await OwnRepository.open(this.backups, disk, this.core.persist, DEVICE, this.core.log)
     this.#own = own
-    const recovery = { own, still, restores, log: this.core.log, engineSocket: this.core.engine.socket }
+    const { signal } = this.#stop
+    const recovery = { own, still, restores, log: this.core.log, engineSocket: this.core.engine.socket, signal }
     this.core.onEngine = async (engine) => {
       if (this.#keeper?.jobs.isBusy !== true) await recoverInterrupted({ ...recovery, engine })
     }
