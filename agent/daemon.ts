@@ -158,6 +158,7 @@ export class Agent {
     yieldToTheRobot(this.#config.nice)
     const chunks: ChunkSource = {
       want: (index, have, priority) => driver.want(index, have, priority),
+      offer: (index, have) => driver.offer(index, have),
       foundLocally: (found) => driver.foundLocally(found),
       lost: (artifact, chunk) => driver.lost(artifact, chunk),
       forget: (artifact) => driver.forget(artifact),

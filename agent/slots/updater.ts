@@ -450,9 +450,8 @@ export class Updater {
       const file = this.#deps.store.files(artifact.index.sha256).find((held) => held.path === place.path)
       const index = indexes.get(artifact.index.sha256)
       if (file?.writable !== true || index === undefined) continue
-      // From here on the file is as good as proven: nothing writes to it any more.
-      await this.#deps.store.drop(file)
-      this.#deps.store.addWhole(index, file.disk, file.path)
+      await this.#deps.store.seal(file)
+      this.#deps.chunks.offer(index, this.#deps.store.holds(index))
     }
     this.#waitingFor = ''
   }

@@ -20,6 +20,8 @@ import { shortId } from '../../protocol/release/description.ts'
 /** Where missing chunks come from. */
 export type ChunkSource = {
   readonly want: (index: ChunkIndex, have: Bitmap, priority: number) => void
+  /** Offers an artifact; one that is complete is wanted no more. */
+  readonly offer: (index: ChunkIndex, have: Bitmap) => void
   readonly foundLocally: (chunks: readonly StoredChunk[]) => void
   readonly lost: (artifact: string, chunk: number) => void
   readonly forget: (artifact: string) => void

@@ -57,20 +57,22 @@ export class ArtifactStore implements ChunkStore {
 
   /** Adds a finished file: it is served and its chunks are seed data. Its content is matched when it is read. */
   addWhole(index: ChunkIndex, disk: Disk, path: string): HeldFile {
-    return this.#add({
-      index,
-      disk,
-      path,
-      have: Bitmap.full(index.count),
-      writable: false,
-      bitsPath: '',
-      hintPath: '',
-      twins: new Map(),
-      durable: new Uint8Array(),
-      dirtyBytes: 0,
-      unhinted: 0,
-      flushing: undefined,
-    })
+    return this.#add(wholeFile(index, disk, path))
+  }
+
+  /**
+   * From here on a complete file is as good as proven: nothing writes to it any more. It is served without a break: a chunk
+   * that cannot be read for a moment is one that this device does not have any more.
+   */
+  async seal(file: HeldFile): Promise<void> {
+    const open = this.#openOf(file)
+    if (open === undefined || !open.writable) return
+    const whole = wholeFile(file.index, file.disk, file.path)
+    this.#files.set(
+      file.index.id,
+      (this.#files.get(file.index.id) ?? []).map((other) => (other === open ? whole : other)),
+    )
+    await this.#removeBits(open)
   }
 
   /**
@@ -145,9 +147,12 @@ export class ArtifactStore implements ChunkStore {
     if (left.length === 0) this.#files.delete(file.index.id)
     else this.#files.set(file.index.id, left)
     const open = list.find((other) => other === file)
-    if (open === undefined || !open.writable) return
-    await this.#persist.remove(open.bitsPath)
-    await this.#persist.remove(open.hintPath)
+    if (open?.writable === true) await this.#removeBits(open)
+  }
+
+  async #removeBits({ bitsPath, hintPath }: Open): Promise<void> {
+    await this.#persist.remove(bitsPath)
+    await this.#persist.remove(hintPath)
   }
 
   /** The inner side of a file that this store gave out, undefined once it was dropped. */
@@ -172,14 +177,16 @@ export class ArtifactStore implements ChunkStore {
     return union
   }
 
-  async readChunk(artifact: string, chunk: number): Promise<Uint8Array | undefined> {
+  async readChunk(artifact: string, chunk: number): Promise<Uint8Array | 'rotten' | 'gone'> {
+    let found: 'rotten' | 'gone' = 'gone'
     for (const file of this.#files.get(artifact) ?? []) {
       if (!file.have.has(chunk)) continue
       const bytes = await readFrom(file, chunk)
       if (bytes !== undefined) return bytes
       await this.#markRotten(file, chunk)
+      found = 'rotten'
     }
-    return undefined
+    return found
   }
 
   async storeChunk(artifact: string, chunk: number, payload: Uint8Array): Promise<'bad' | readonly StoredChunk[]> {
@@ -311,6 +318,23 @@ export class ArtifactStore implements ChunkStore {
         await this.#persist.flush(path)
       }
     }
+  }
+}
+
+function wholeFile(index: ChunkIndex, disk: Disk, path: string): Open {
+  return {
+    index,
+    disk,
+    path,
+    have: Bitmap.full(index.count),
+    writable: false,
+    bitsPath: '',
+    hintPath: '',
+    twins: new Map(),
+    durable: new Uint8Array(),
+    dirtyBytes: 0,
+    unhinted: 0,
+    flushing: undefined,
   }
 }
 

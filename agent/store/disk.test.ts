@@ -95,11 +95,35 @@ describe.each(KINDS)('a disk %s', (_name, make) => {
     for (const [at, bytes] of parts.entries()) await second.storeChunk(index.id, at, bytes)
     expect(await second.verify(file, sha256)).toEqual([])
     await disk.write('slot/rootfs', 7_500, Buffer.from('rot'))
-    expect(await second.readChunk(index.id, 7)).toBeUndefined()
+    expect(await second.readChunk(index.id, 7)).toBe('rotten')
     expect(file.have.has(7)).toBe(false)
     expect(await second.verify(file, sha256)).toEqual([7])
     await second.storeChunk(index.id, 7, parts[7] ?? Buffer.alloc(0))
     expect(await second.verify(file, sha256)).toEqual([])
+  })
+
+  it('serves a file without a break while it becomes a proven one', async () => {
+    const disk = await fresh()
+    const content = Buffer.alloc(1_000, 'chunk')
+    const sha256 = createHash('sha256').update(content).digest()
+    const index = encodeChunkIndex([{ sha256, lengthBytes: content.length }])
+    const served: unknown[] = []
+    const store = new ArtifactStore(disk, () => Promise.resolve(undefined))
+    const file = await store.begin(index, disk, 'slot/rootfs')
+    await store.storeChunk(index.id, 0, content)
+    const remove = disk.remove.bind(disk)
+    Object.assign(disk, {
+      remove: async (path: string) => {
+        served.push(await store.readChunk(index.id, 0))
+        await remove(path)
+      },
+    })
+    await store.seal(file)
+    expect(served.length, 'asked in the middle of it').toBeGreaterThan(0)
+    for (const bytes of served) expect(Buffer.from(bytes as Uint8Array)).toEqual(content)
+    expect(store.files(index.id)).toMatchObject([{ path: 'slot/rootfs', writable: false }])
+    for (const held of store.files(index.id)) await store.drop(held)
+    expect(await store.readChunk(index.id, 0)).toBe('gone')
   })
 
   it('takes chunks of the next release from the one that is here', async () => {

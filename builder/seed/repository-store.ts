@@ -27,13 +27,13 @@ export class RepositoryStore implements ChunkStore {
     return [...this.#artifacts.values()].map(({ index }) => index)
   }
 
-  async readChunk(artifact: string, chunk: number): Promise<Uint8Array | undefined> {
+  async readChunk(artifact: string, chunk: number): Promise<Uint8Array | 'rotten' | 'gone'> {
     const entry = this.#artifacts.get(artifact)
-    if (entry === undefined) return undefined
+    if (entry === undefined) return 'gone'
     const file = await this.#open(entry.sha256)
     const bytes = Buffer.allocUnsafe(entry.index.lengths[chunk] ?? 0)
     await file.read(bytes, 0, bytes.length, entry.index.offsets[chunk] ?? 0)
-    return isChunk(entry.index, chunk, bytes) ? bytes : undefined
+    return isChunk(entry.index, chunk, bytes) ? bytes : 'rotten'
   }
 
   storeChunk(): Promise<'bad'> {

@@ -5,6 +5,7 @@ import { type ChunkIndex, encodeChunkIndex } from '../chunks/chunk-index.ts'
 import { Bitmap } from './bitmap.ts'
 import { type ExchangeEffect, ExchangeEngine, type ExchangeInput } from './engine.ts'
 import { DEFAULT_LIMITS } from './limits.ts'
+import type { ExchangeMessage } from './messages.ts'
 
 const CHUNK_BYTES = 65_536
 
@@ -239,6 +240,25 @@ describe('the exchange engine', () => {
     }
     expect(stored * CHUNK_BYTES).toBeLessThanOrEqual(DEFAULT_LIMITS.totalWindowBytes + CHUNK_BYTES)
     expect(engine.inFlightBytes).toBeLessThanOrEqual(DEFAULT_LIMITS.totalWindowBytes + CHUNK_BYTES)
+  })
+
+  it('says what it lost, and what it has after all; what is whole and only offered is asked of nobody', () => {
+    const engine = new ExchangeEngine(random(4))
+    const have = Bitmap.full(index.count)
+    engine.step({ type: 'want-artifact', index, have, priority: 0 }, 0)
+    engine.step({ type: 'peer-joined', peer: 'p' }, 0)
+    const hear = (message: ExchangeMessage) => engine.step({ type: 'message', peer: 'p', message }, 0)
+    hear({ type: 'ask', artifact: index.id })
+    hear({ type: 'have', artifact: index.id, size: index.count, bits: have.bytes })
+    engine.step({ type: 'offer-artifact', index, have }, 0)
+    const lose = () => engine.step({ type: 'chunk-lost', artifact: index.id, chunk: 3 }, 0)
+    expect(lose()).toEqual([{ type: 'send', peer: 'p', message: { type: 'lost', artifact: index.id, chunks: [3] } }])
+    const again = engine.step({ type: 'offer-artifact', index, have }, 0)
+    expect(again.filter(({ type }) => type === 'send')).toEqual([
+      { type: 'send', peer: 'p', message: { type: 'gained', artifact: index.id, chunks: [3] } },
+    ])
+    engine.step({ type: 'want-artifact', index, have, priority: 0 }, 0)
+    expect(lose().map((effect) => effect.type === 'send' && effect.message.type)).toEqual(['lost', 'want'])
   })
 
   it('is not kept from serving others by peers that never take their chunk', () => {

@@ -20,7 +20,7 @@ export type ExchangeInput =
   | { readonly type: 'message'; readonly peer: string; readonly message: ExchangeMessage }
   /** Start (or re-prioritise) getting an artifact; lower `priority` goes first. */
   | { readonly type: 'want-artifact'; readonly index: ChunkIndex; readonly have: Bitmap; readonly priority: number }
-  /** Offer an artifact without wanting more of it. */
+  /** Offer an artifact; one that is whole is wanted no more, whatever is lost of it later. */
   | { readonly type: 'offer-artifact'; readonly index: ChunkIndex; readonly have: Bitmap }
   | { readonly type: 'forget-artifact'; readonly artifact: string }
   /** The chunk was verified and is on disk; `from` is undefined when it was found on this device. */
@@ -31,8 +31,8 @@ export type ExchangeInput =
       readonly from: string | undefined
     }
   | { readonly type: 'chunk-bad'; readonly artifact: string; readonly chunk: number; readonly from: string }
-  /** A held chunk could not be read back as what it should be. */
-  | { readonly type: 'chunk-rotten'; readonly artifact: string; readonly chunk: number }
+  /** A chunk that was held is not any more: removed, or it could not be read back as what it should be. */
+  | { readonly type: 'chunk-lost'; readonly artifact: string; readonly chunk: number }
   /** The peer's outgoing stream can take more. */
   | { readonly type: 'sent'; readonly peer: string }
   /** How many bytes per second may be asked for, Infinity for no limit; and peers that are asked for nothing. */
@@ -41,7 +41,7 @@ export type ExchangeInput =
 
 export type ExchangeEffect =
   | { readonly type: 'send'; readonly peer: string; readonly message: ExchangeMessage }
-  /** Read the chunk, check it, send it as `chunk`, then report `sent`; on rot report `chunk-rotten` and send `reject gone`. */
+  /** Read the chunk, check it, send it as `chunk`, then report `sent`; when it is not to be had report `chunk-lost` and send `reject gone`. */
   | { readonly type: 'serve'; readonly peer: string; readonly artifact: string; readonly chunk: number }
   /** Check the payload, keep it, then report `chunk-stored` or `chunk-bad`. */
   | {
@@ -142,7 +142,7 @@ export class ExchangeEngine {
       case 'chunk-bad':
         this.#bad(input.artifact, input.chunk, input.from)
         break
-      case 'chunk-rotten':
+      case 'chunk-lost':
         if (this.#held.get(input.artifact)?.lose(input.chunk) === true) this.#serving.lost(input.artifact, input.chunk)
         break
       case 'sent':
@@ -220,7 +220,7 @@ export class ExchangeEngine {
     const known = this.#held.get(artifact)
     const held = known ?? new HeldArtifact(index, have, undefined)
     const newlyWanted = priority !== undefined && held.priority === undefined
-    held.priority = priority ?? held.priority
+    held.priority = priority ?? (have.complete ? undefined : held.priority)
     if (known === undefined) {
       this.#held.set(artifact, held)
       this.#serving.offered(artifact, held)

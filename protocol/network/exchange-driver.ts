@@ -27,8 +27,8 @@ export const EXCHANGE_PROTOCOL = '/flotilla/exchange/1'
 
 /** Where chunks and blobs are read from and kept: the agent's slots and partial files, or the operator's repository. */
 export type ChunkStore = {
-  /** Reads a chunk and checks it; undefined when what is there is not the chunk (rot). */
-  readonly readChunk: (artifact: string, chunk: number) => Promise<Uint8Array | undefined>
+  /** Reads a chunk and checks it: `rotten` when what is there is not the chunk, `gone` when it is not held any more. */
+  readonly readChunk: (artifact: string, chunk: number) => Promise<Uint8Array | 'rotten' | 'gone'>
   /** Checks a payload and keeps it. `bad` = not the chunk; numbers = all chunks that it completed. */
   readonly storeChunk: (artifact: string, chunk: number, payload: Uint8Array) => Promise<'bad' | readonly StoredChunk[]>
   /** A small file by hash (description, index, policy), or undefined. */
@@ -149,7 +149,7 @@ export class ExchangeDriver {
 
   /** A chunk that was thought to be here is not: it is asked for again when its artifact is wanted. */
   lost(artifact: string, chunk: number): void {
-    this.#apply({ type: 'chunk-rotten', artifact, chunk })
+    this.#apply({ type: 'chunk-lost', artifact, chunk })
   }
 
   /**
@@ -174,7 +174,10 @@ export class ExchangeDriver {
       return
     }
     const frames = new FrameStream(stream, { maxFrameBytes: (type) => this.#answerLimit(peer, type) })
+    const older = this.#asking.get(peer) // begun before the peer was gone and came back
     this.#asking.set(peer, frames)
+    older?.abort(new Error('a newer stream'))
+    this.#bulk.endIncoming(peer)
     frames.onFrame = (frame) => this.#receive(peer, frame)
     frames.onClose = (error) => {
       if (this.#asking.get(peer) !== frames) return
@@ -246,9 +249,13 @@ export class ExchangeDriver {
     const frames = new FrameStream(stream, { maxFrameBytes: (type) => (type === 14 ? MAX_QUESTION_BYTES : 4_096) })
     // One file at a time for each peer, in order.
     let sending = Promise.resolve()
-    // One stream at a time: what was asked on an older one is void.
-    this.#answering.get(peer)?.abort(new Error('a newer stream'))
+    // One stream at a time: what was asked on an older one is void, and its bulk channel may lead nowhere any more.
+    const older = this.#answering.get(peer)
     this.#answering.set(peer, frames)
+    if (older !== undefined) {
+      older.abort(new Error('a newer stream'))
+      this.#endAnswering(peer)
+    }
     frames.onFrame = (frame) => {
       const message = this.#parse(peer, frame)
       if (message === undefined) return
@@ -277,9 +284,13 @@ export class ExchangeDriver {
     frames.onClose = () => {
       if (this.#answering.get(peer) !== frames) return
       this.#answering.delete(peer)
-      this.#bulk.endOutgoing(peer)
-      this.#apply({ type: 'asking-ended', peer })
+      this.#endAnswering(peer)
     }
+  }
+
+  #endAnswering(peer: string): void {
+    this.#bulk.endOutgoing(peer)
+    this.#apply({ type: 'asking-ended', peer })
   }
 
   /** A question that came on the bulk channel: it costs a third of one on the Noise stream. */
@@ -341,12 +352,12 @@ export class ExchangeDriver {
   }
 
   async #serve(peer: string, artifact: string, chunk: number): Promise<void> {
-    const payload = await this.#store.readChunk(artifact, chunk).catch(() => undefined)
-    if (payload !== undefined) await this.#budget.spend(peer, payload.length, () => this.#node.isMember(peer))
+    const payload = await this.#store.readChunk(artifact, chunk).catch(() => 'rotten' as const)
+    if (typeof payload !== 'string') await this.#budget.spend(peer, payload.length, () => this.#node.isMember(peer))
     const frames = this.#answering.get(peer)
-    if (payload === undefined) {
-      this.#apply({ type: 'chunk-rotten', artifact, chunk })
-      this.#events.rotten(artifact, chunk)
+    if (typeof payload === 'string') {
+      this.#apply({ type: 'chunk-lost', artifact, chunk })
+      if (payload === 'rotten') this.#events.rotten(artifact, chunk)
       frames?.send(encodeExchangeMessage({ type: 'reject', artifact, chunk, code: 'gone' }))
     } else if (frames !== undefined) {
       const bulk = this.#bulk.outgoing(peer)

@@ -40,6 +40,7 @@ const core = await openCore({
   store: new ArtifactStore(persist, (sha256) => blobs.read(sha256)),
   chunks: {
     want: () => {},
+    offer: () => {},
     foundLocally: () => {},
     lost: () => {},
     forget: () => {},

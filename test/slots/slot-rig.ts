@@ -92,6 +92,7 @@ export async function runAgent(disk: MemoryDisk, booted: Image): Promise<boolean
   }
   const chunks: ChunkSource = {
     want: () => {},
+    offer: () => {},
     foundLocally: () => {},
     lost: () => {},
     forget: () => {},
