@@ -338,8 +338,7 @@ export class Agent {
     roundTrips.stop()
     driver.stop()
     api.close()
-    await backups.stop()
-    await core.stop()
+    await Promise.all([core.stop(), backups.stop()]) // told at once: a recovery that ends early is no failure of the core
     await savePeers(this.#persist, node.known())
     await updater.stop()
     await node.stop()

@@ -94,12 +94,19 @@ export async function openBackups(deps: BackupsDeps): Promise<{
   const restores = restoreJournal(persist)
   const stop = new AbortController()
   const { signal } = stop
-  const recover = (engine: Engine) => recoverInterrupted({ engine, engineSocket, own, still, restores, log, signal })
+  let recovering: Promise<void> | undefined
+  // Whoever opens the engine first recovers, the other waits for it: nothing is planned, or backed up, in the middle of it.
+  const recover = (engine: Engine) => {
+    recovering ??= recoverInterrupted({ engine, engineSocket, own, still, restores, log, signal }).finally(
+      () => (recovering = undefined),
+    )
+    return recovering
+  }
   let keeper: BackupKeeper | undefined
   return {
     // A job that is under way is not what was left in the middle, and puts in order what is before it begins.
     onEngine: async (engine) => {
-      if (keeper?.jobs.isBusy !== true) await recover(engine)
+      if (recovering !== undefined || keeper?.jobs.isBusy !== true) await recover(engine)
     },
     start: async (core) => {
       const sealPair = sealPairOf(deps.seed)

@@ -154,7 +154,12 @@ export class ReplicaStore {
   async #scan(repository: string): Promise<ReadonlyMap<string, number>> {
     const found = new Map<string, number>()
     const root = join(this.#directory, repository)
-    const entries = await readdir(root, { recursive: true, withFileTypes: true }).catch(() => [])
+    const entries = await readdir(root, { recursive: true, withFileTypes: true }).catch(
+      (error: NodeJS.ErrnoException) => {
+        if (error.code === 'ENOENT') return []
+        throw error // a directory that cannot be read: what lies there is not gone
+      },
+    )
     for (const entry of entries) {
       if (!entry.isFile()) continue
       const path = join(entry.parentPath, entry.name)

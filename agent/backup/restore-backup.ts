@@ -12,7 +12,7 @@ import { createContainer, SETTLE_MS } from '../core/execute-core.ts'
 import { isNameless, NEXT, PREVIOUS } from '../core/plan-core.ts'
 import { type BackupFacts, FACTS_FILE, IMAGE_FILE, LAYER, parseBackupFacts } from './backup-facts.ts'
 import type { EngineReader } from './engine-reader.ts'
-import { archiveOf, layTreeOver, makeImageOfTree } from './restore-tree.ts'
+import { layTreeOver, makeImageOfTree, withArchiveOf } from './restore-tree.ts'
 import type { OnProgress, Restic, StageMount } from './restic.ts'
 import type { RestoreEntry, RestoreJournal, Swap } from './restore-journal.ts'
 
@@ -84,12 +84,13 @@ export async function restoreBackup(wish: RestoreWish, deps: RestoreDeps, onProg
     try {
       await switchOver(entry, engine)
       await flush(swaps)
-      if (runs) await startAndSettle(container, deps)
+      if (runs) await startAndSettle(entry, deps)
     } catch (error) {
       await switchBack(entry, engine)
       await journal.clear()
       throw error
     }
+    await journal.note({ ...entry, phase: 'finish' })
     await finish(container, swaps, engine)
     await journal.clear()
     onProgress(1, 'done')
@@ -113,30 +114,40 @@ export async function recoverRestore(
 ): Promise<string | undefined> {
   const entry = await journal.read()
   if (entry === undefined) return undefined
-  const what = await recoverEntry(entry, { engine, settleMs: SETTLE_MS, signal })
+  const what = await recoverEntry(entry, journal, { engine, settleMs: SETTLE_MS, signal })
   await rm(stageOf(entry.container, workDirectory), { recursive: true, force: true })
   await journal.clear()
   return `${entry.container}: ${what}`
 }
 
-async function recoverEntry(entry: RestoreEntry, deps: SettleDeps): Promise<string> {
+async function recoverEntry(entry: RestoreEntry, journal: RestoreJournal, deps: SettleDeps): Promise<string> {
   const { container, swaps, runs, fresh } = entry
   const { engine, signal } = deps
   if (entry.phase === 'prepare') {
     await discard(container, swaps, engine)
     return 'an unfinished restore was thrown away'
   }
+  const isEnd = (error: unknown) => signal.aborted || isFlotillaError(error, 'UNREACHABLE')
+  if (entry.phase === 'switch') {
+    try {
+      if (fresh === '' || (await engine.container(fresh)) === undefined)
+        throw new FlotillaError('NOT_FOUND', `restore ${container}: the restored container is gone`)
+      await switchOver(entry, engine)
+      await flush(swaps)
+      if (runs) await startAndSettle(entry, deps)
+    } catch (error) {
+      if (isEnd(error)) throw error
+      await switchBack(entry, engine)
+      return `a restore could not be finished, what was there is back: ${messageOf(error)}`
+    }
+    await journal.note({ ...entry, phase: 'finish' })
+  }
   try {
-    if (fresh === '' || (await engine.container(fresh)) === undefined)
-      throw new FlotillaError('NOT_FOUND', `restore ${container}: the restored container is gone`)
-    await switchOver(entry, engine)
-    if (runs) await startAndSettle(container, deps)
     await finish(container, swaps, engine)
     return 'a restore was finished'
   } catch (error) {
-    if (signal.aborted || isFlotillaError(error, 'UNREACHABLE')) throw error
-    await switchBack(entry, engine)
-    return `a restore could not be finished, what was there is back: ${messageOf(error)}`
+    if (isEnd(error)) throw error
+    return `a restore was finished, but what was there before could not be removed: ${messageOf(error)}`
   }
 }
 
@@ -211,7 +222,9 @@ async function prepare(
     // Nobody has the image: the tree becomes one.
     await restore()
     onProgress(0.95, 'making an image of the restored tree')
-    return create(await loadTree(wish, stage, deps))
+    const made = await create(await loadTree(wish, stage, deps))
+    await layersOf(container, made, reader)
+    return made
   }
   if (imageId === undefined)
     throw new FlotillaError(
@@ -223,16 +236,22 @@ async function prepare(
     await restore([], [`/${LAYER}`])
     return id
   }
-  const { layers } = await reader.container(id)
-  if (layers === undefined)
-    throw new FlotillaError(
-      'BAD_CONFIG',
-      `restore ${container}: the engine keeps file systems in a way that cannot be written`,
-    )
+  const layers = await layersOf(container, id, reader)
   await mkdir(join(stage, LAYER))
   await restore([{ at: LAYER, source: layers.upper }])
   if (facts.fileSystem === 'tree') await layTreeOver(layers.upper, layers.lower)
   return id
+}
+
+type Layers = NonNullable<Awaited<ReturnType<EngineReader['container']>>['layers']>
+
+async function layersOf(container: string, id: string, reader: EngineReader): Promise<Layers> {
+  const { layers } = await reader.container(id)
+  if (layers !== undefined) return layers
+  throw new FlotillaError(
+    'BAD_CONFIG',
+    `restore ${container}: the engine keeps file systems in a way that cannot be written`,
+  )
 }
 
 /** @returns the id of the image that the tree in the staging directory became */
@@ -244,7 +263,9 @@ async function loadTree(
   const described = shape.object(JSON.parse(await restic.read(backup, `/${IMAGE_FILE}`, signal)), IMAGE_FILE)
   const directory = join(stage, 'image')
   const id = await makeImageOfTree(join(stage, LAYER), directory, withTag(spec.image), described)
-  await engine.loadStream(`restore ${container}: load the image of the restored tree`, archiveOf(directory))
+  await withArchiveOf(directory, (archive) =>
+    engine.loadStream(`restore ${container}: load the image of the restored tree`, archive),
+  )
   const loaded = await engine.image(id)
   if (loaded === undefined)
     throw new FlotillaError(
@@ -325,16 +346,17 @@ async function discard(container: string, swaps: readonly Swap[], engine: Engine
 type SettleDeps = Pick<RestoreDeps, 'engine' | 'settleMs' | 'signal'>
 
 /** @throws FlotillaError BAD_CONFIG with its last words when it does not stay up */
-async function startAndSettle(container: string, { engine, settleMs, signal }: SettleDeps): Promise<void> {
-  await engine.start(container, container)
+async function startAndSettle({ container, fresh }: Switch, { engine, settleMs, signal }: SettleDeps): Promise<void> {
+  const before = (await engine.container(fresh))?.restarts ?? 0
+  await engine.start(fresh, container)
   for (
     const until = performance.now() + settleMs;
     performance.now() < until;
     await pause(POLL_MS, undefined, { signal })
   ) {
-    const found = await engine.container(container)
-    if (found !== undefined && (isRunning(found) || found.exitCode === 0) && found.restarts === 0) continue
-    const words = await engine.lastWords(container)
+    const found = await engine.container(fresh)
+    if (found !== undefined && (isRunning(found) || found.exitCode === 0) && found.restarts === before) continue
+    const words = await engine.lastWords(fresh)
     throw new FlotillaError(
       'BAD_CONFIG',
       `restore ${container}: restored, but it does not stay up; what was there is back; it said: ${words}`,

@@ -11,10 +11,10 @@ export type Swap = {
   readonly isFile: boolean
 }
 
-/** `prepare`: nothing that counts was touched. `switch`: all was restored and read back. */
+/** `prepare`: nothing that counts was touched. `switch`: all was restored and read back. `finish`: it stays; what was there goes. */
 export type RestoreEntry = {
   readonly container: string
-  readonly phase: 'prepare' | 'switch'
+  readonly phase: 'prepare' | 'switch' | 'finish'
   readonly swaps: readonly Swap[]
   /** Whether the restored one is to run. */
   readonly runs: boolean
@@ -33,7 +33,7 @@ export type RestoreJournal = Journal<RestoreEntry>
 export function restoreJournal(persist: Disk): RestoreJournal {
   return new Journal(persist, 'backup/restore', MAX_BYTES, (json, what) => ({
     container: shape.string(json['container'], `${what}: container`, 128),
-    phase: shape.oneOf(json['phase'], `${what}: phase`, ['prepare', 'switch']),
+    phase: shape.oneOf(json['phase'], `${what}: phase`, ['prepare', 'switch', 'finish']),
     swaps: shape.array(json['swaps'], `${what}: swaps`, 256).map((item) => {
       const swap = shape.object(item, `${what}: swaps[]`)
       const text = (key: string) => shape.string(swap[key], `${what}: swaps[].${key}`, 8_192)

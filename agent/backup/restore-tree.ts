@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { lstat, mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { JsonObject } from '../../protocol/shape.ts'
 import { runProgram } from '../persist/run-program.ts'
@@ -25,9 +26,16 @@ export async function layTreeOver(upper: string, lower: readonly string[]): Prom
   for (const name of below) if (!restored.has(name)) await runProgram('mknod', [join(upper, name), 'c', '0', '0'])
 }
 
-/** What `docker load` takes: a directory that holds `manifest.json` and what it names. */
-export function archiveOf(directory: string): NodeJS.ReadableStream {
-  return spawn('tar', ['-C', directory, '-c', '.'], { stdio: ['ignore', 'pipe', 'ignore'] }).stdout
+/** Gives `use` what `docker load` takes: an archive of a directory that holds `manifest.json` and what it names. */
+export async function withArchiveOf<T>(directory: string, use: (archive: Readable) => Promise<T>): Promise<T> {
+  const tar = spawn('tar', ['-C', directory, '-c', '.'], { stdio: ['ignore', 'pipe', 'ignore'] })
+  tar.on('error', (error) => tar.stdout.destroy(error))
+  try {
+    return await use(tar.stdout)
+  } finally {
+    tar.stdout.destroy()
+    tar.kill()
+  }
 }
 
 /**

@@ -65,7 +65,7 @@ describe('backups of a device', () => {
     })
   })
 
-  it.each(['prepare', 'switch'] as const)(
+  it.each(['prepare', 'switch', 'finish'] as const)(
     'are finished or thrown away after a cut in the middle of a restore: %s',
     async (phase) => {
       const good = device.files()
@@ -81,7 +81,7 @@ describe('backups of a device', () => {
       await device.rig.start()
       await device.rig.core.untilSettled('tool')
       expect(device.events('restore-interrupted')).toHaveLength(1)
-      expect(device.files()).toEqual(phase === 'switch' ? good : later)
+      expect(device.files()).toEqual(phase === 'prepare' ? later : good)
       expect(existsSync(`${device.volume}.flotilla-restore`) || existsSync(`${device.volume}.flotilla-before`)).toBe(
         false,
       )
