@@ -449,8 +449,9 @@ export class Updater {
       const place = placeOf(release.id, artifact)
       const file = this.#deps.store.files(artifact.index.sha256).find((held) => held.path === place.path)
       const index = indexes.get(artifact.index.sha256)
-      if (file?.writable !== true || index === undefined) continue
+      if (file === undefined || index === undefined) continue
       await this.#deps.store.seal(file)
+      signal.throwIfAborted() // superseded meanwhile: its files may be gone
       this.#deps.chunks.offer(index, this.#deps.store.holds(index))
     }
     this.#waitingFor = ''

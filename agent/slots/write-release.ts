@@ -132,11 +132,13 @@ async function verify(
   deps: WriteReleaseDeps,
   signal: AbortSignal,
 ): Promise<void> {
-  const file = files.get(artifact.name)
+  let file = files.get(artifact.name)
   if (file === undefined) return
   for (let round = 0; round < VERIFY_ROUNDS; round += 1) {
     const wrong = await deps.store.verify(file, artifact.sha256)
     if (wrong.length === 0) return
+    // One that an earlier release left is opened again to be mended.
+    file = await deps.store.begin(file.index, file.disk, file.path)
     for (const chunk of wrong) deps.chunks.lost(file.index.id, chunk)
     deps.chunks.foundLocally(await deps.store.fillFromDevice(file))
     deps.chunks.want(file.index, deps.store.holds(file.index), 0)

@@ -61,12 +61,16 @@ export class ArtifactStore implements ChunkStore {
   }
 
   /**
-   * From here on a complete file is as good as proven: nothing writes to it any more. It is served without a break: a chunk
+   * From here on a file is as good as proven: nothing writes to it any more. It is served without a break: a chunk
    * that cannot be read for a moment is one that this device does not have any more.
+   * @throws FlotillaError VERIFY_FAILED when a chunk turned out to be rotten since the file was verified
    */
   async seal(file: HeldFile): Promise<void> {
     const open = this.#openOf(file)
     if (open === undefined || !open.writable) return
+    while (open.flushing !== undefined) await open.flushing
+    if (!open.have.complete)
+      throw new FlotillaError('VERIFY_FAILED', `${file.path}: a chunk does not read back any more as it was written`)
     const whole = wholeFile(file.index, file.disk, file.path)
     this.#files.set(
       file.index.id,
@@ -189,12 +193,16 @@ export class ArtifactStore implements ChunkStore {
     return found
   }
 
-  async storeChunk(artifact: string, chunk: number, payload: Uint8Array): Promise<'bad' | readonly StoredChunk[]> {
+  async storeChunk(
+    artifact: string,
+    chunk: number,
+    payload: Uint8Array,
+  ): Promise<'bad' | 'unwanted' | readonly StoredChunk[]> {
     const files = this.#files.get(artifact) ?? []
     const first = files[0]
     if (first === undefined) return []
     if (!isChunk(first.index, chunk, payload)) return 'bad'
-    const stored = new Set([chunk])
+    const stored = new Set(files.some((file) => file.have.has(chunk)) ? [chunk] : [])
     for (const file of files) {
       if (!file.writable) continue
       for (const at of file.twins.get(chunk) ?? [chunk]) {
@@ -202,6 +210,7 @@ export class ArtifactStore implements ChunkStore {
         stored.add(at)
       }
     }
+    if (stored.size === 0) return 'unwanted'
     return [...stored].map((at) => ({ artifact, chunk: at }))
   }
 

@@ -52,6 +52,8 @@ const ANY = -1
 const ENDGAME_CHUNKS = 20
 /** A source that gained a chunk no longer ago is taken to be about to have the next, too. */
 const GAINING_MS = 1_000
+/** With something wanted and nothing asked for or come for so long, what is known of the sources may be out of date. */
+const QUIET_MS = 30_000
 /** Candidates that are ranked by rarity for one question. */
 const SAMPLE = 256
 
@@ -70,6 +72,8 @@ export class Asking {
   readonly #sources = new Map<string, Source>()
   #nowMs = 0
   #lastRateMs = 0
+  /** When something was last asked for, or came. */
+  #movedMs = 0
   #totalInFlight = 0
   readonly #budget = new TokenBucket(Infinity, 0)
   readonly #airtime = new Airtime()
@@ -202,6 +206,7 @@ export class Asking {
     const request = exists ? find(source, artifact, chunk) : undefined
     if (request === undefined) return this.#unasked(peer, source, payload)
     source.lastChunkMs = this.#nowMs
+    this.#movedMs = this.#nowMs
     source.bytesThisSecond += payload.length
     this.#reduce(source, request, request.left - 1)
     if (request.left === 0) this.#end(peer, source, request)
@@ -264,6 +269,11 @@ export class Asking {
       if (this.#nowMs - source.lastChunkMs < this.#limits.requestTimeoutMs) continue
       for (const request of allOf(source)) this.#expire(peer, source, request)
     }
+    if (this.#receiveRate === 0) this.#movedMs = this.#nowMs // it is quiet since it should be
+    if (this.#nowMs - this.#movedMs < QUIET_MS) return
+    this.#movedMs = this.#nowMs
+    const lacking = [...this.#held].filter(([, held]) => held.priority !== undefined && !held.have.complete)
+    for (const [artifact] of lacking) this.wanted(artifact)
   }
 
   #adapt(source: Source, elapsedMs: number): void {
@@ -373,6 +383,7 @@ export class Asking {
       open.left += count
       open.sinceMs = this.#nowMs
     }
+    this.#movedMs = this.#nowMs
     this.#budget.take(bytesEach * count, this.#nowMs)
     source.inFlightBytes += bytesEach * count
     this.#totalInFlight += bytesEach * count

@@ -261,6 +261,22 @@ describe('the exchange engine', () => {
     expect(lose().map((effect) => effect.type === 'send' && effect.message.type)).toEqual(['lost', 'want'])
   })
 
+  it('asks anew what its peers have when nothing moved for half a minute', () => {
+    const engine = new ExchangeEngine(random(4))
+    engine.step({ type: 'peer-joined', peer: 'p' }, 0)
+    engine.step({ type: 'want-artifact', index, have: new Bitmap(index.count), priority: 0 }, 0)
+    expect(engine.step({ type: 'tick' }, 29_000)).toEqual([])
+    const asks = [{ type: 'send', peer: 'p', message: { type: 'ask', artifact: index.id } }]
+    expect(engine.step({ type: 'tick' }, 30_000)).toEqual(asks)
+    expect(engine.step({ type: 'tick' }, 31_000)).toEqual([])
+    const bits = Bitmap.full(index.count).bytes
+    const have = { type: 'have', artifact: index.id, size: index.count, bits } as const
+    expect(engine.step({ type: 'message', peer: 'p', message: have }, 59_000)).toMatchObject([
+      { type: 'send', message: { type: 'want-any' } },
+    ])
+    expect(engine.step({ type: 'tick' }, 60_000)).toEqual([])
+  })
+
   it('is not kept from serving others by peers that never take their chunk', () => {
     const engine = new ExchangeEngine(random(5))
     engine.step({ type: 'offer-artifact', index, have: Bitmap.full(index.count) }, 0)

@@ -31,7 +31,7 @@ export type ExchangeInput =
       readonly from: string | undefined
     }
   | { readonly type: 'chunk-bad'; readonly artifact: string; readonly chunk: number; readonly from: string }
-  /** A chunk that was held is not any more: removed, or it could not be read back as what it should be. */
+  /** A chunk is not held, or not any more: removed, not taken by any file, or it could not be read back as what it should be. */
   | { readonly type: 'chunk-lost'; readonly artifact: string; readonly chunk: number }
   /** The peer's outgoing stream can take more. */
   | { readonly type: 'sent'; readonly peer: string }
@@ -41,7 +41,7 @@ export type ExchangeInput =
 
 export type ExchangeEffect =
   | { readonly type: 'send'; readonly peer: string; readonly message: ExchangeMessage }
-  /** Read the chunk, check it, send it as `chunk`, then report `sent`; when it is not to be had report `chunk-lost` and send `reject gone`. */
+  /** Read the chunk, check it, send it as `chunk`, then report `sent`; when it is not held report `chunk-lost`, and send `reject gone`. */
   | { readonly type: 'serve'; readonly peer: string; readonly artifact: string; readonly chunk: number }
   /** Check the payload, keep it, then report `chunk-stored` or `chunk-bad`. */
   | {
@@ -143,7 +143,7 @@ export class ExchangeEngine {
         this.#bad(input.artifact, input.chunk, input.from)
         break
       case 'chunk-lost':
-        if (this.#held.get(input.artifact)?.lose(input.chunk) === true) this.#serving.lost(input.artifact, input.chunk)
+        this.#lost(input.artifact, input.chunk)
         break
       case 'sent':
         this.#serving.sent(input.peer)
@@ -246,6 +246,13 @@ export class ExchangeEngine {
     held.gained.push(chunk)
     this.#serving.gained(artifact, held)
     if (held.have.complete) this.#effects.push({ type: 'complete', artifact })
+  }
+
+  #lost(artifact: string, chunk: number): void {
+    const held = this.#held.get(artifact)
+    if (held === undefined) return
+    this.#asking.stored(held, chunk)
+    if (held.lose(chunk)) this.#serving.lost(artifact, chunk)
   }
 
   #bad(artifact: string, chunk: number, from: string): void {

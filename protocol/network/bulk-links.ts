@@ -28,16 +28,22 @@ export class BulkLinks {
     this.#listener = listener
   }
 
-  /** A session for a peer that asks for one; undefined when there is no listener, or it asks too often. */
-  offer(peer: string, onQuestion: (frame: Uint8Array) => void): BulkSession | undefined {
+  /**
+   * A session for a peer that asks for one; undefined when there is no listener, or it asks too often.
+   * @param on.isWanted - whether the stream on which it was asked for is still the one
+   */
+  offer(
+    peer: string,
+    on: { readonly isWanted: () => boolean; readonly question: (frame: Uint8Array) => void },
+  ): BulkSession | undefined {
     const nowMs = performance.now()
     if (nowMs - (this.#offeredMs.get(peer) ?? -Infinity) < MIN_OFFER_MS) return undefined
     this.#offeredMs.set(peer, nowMs)
     return this.#listener?.offer((channel) => {
-      if (!this.#offeredMs.has(peer)) return channel.close() // it left meanwhile
+      if (!on.isWanted()) return channel.close() // it left meanwhile, or asks on another stream
       this.#outgoing.get(peer)?.close()
       this.#outgoing.set(peer, channel)
-      channel.onFrame = onQuestion
+      channel.onFrame = on.question
       channel.onClose = () => {
         if (this.#outgoing.get(peer) === channel) this.#outgoing.delete(peer)
       }

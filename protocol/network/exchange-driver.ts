@@ -29,8 +29,15 @@ export const EXCHANGE_PROTOCOL = '/flotilla/exchange/1'
 export type ChunkStore = {
   /** Reads a chunk and checks it: `rotten` when what is there is not the chunk, `gone` when it is not held any more. */
   readonly readChunk: (artifact: string, chunk: number) => Promise<Uint8Array | 'rotten' | 'gone'>
-  /** Checks a payload and keeps it. `bad` = not the chunk; numbers = all chunks that it completed. */
-  readonly storeChunk: (artifact: string, chunk: number, payload: Uint8Array) => Promise<'bad' | readonly StoredChunk[]>
+  /**
+   * Checks a payload and keeps it. `bad` = not the chunk; `unwanted` = no file takes it; numbers = all chunks that it completed,
+   * none when the artifact is not held any more.
+   */
+  readonly storeChunk: (
+    artifact: string,
+    chunk: number,
+    payload: Uint8Array,
+  ) => Promise<'bad' | 'unwanted' | readonly StoredChunk[]>
   /** A small file by hash (description, index, policy), or undefined. */
   readonly readBlob: (sha256: string) => Promise<Uint8Array | undefined>
 }
@@ -173,11 +180,14 @@ export class ExchangeDriver {
       if (this.#node.isMember(peer)) setTimeout(() => void this.#openAsking(peer), 1_000).unref()
       return
     }
+    // The peer went meanwhile, or came back and was asked by somebody else.
+    if (!this.#node.isMember(peer) || this.#asking.get(peer)?.closed === false)
+      return stream.abort(new Error('not needed any more'))
     const frames = new FrameStream(stream, { maxFrameBytes: (type) => this.#answerLimit(peer, type) })
-    const older = this.#asking.get(peer) // begun before the peer was gone and came back
     this.#asking.set(peer, frames)
-    older?.abort(new Error('a newer stream'))
+    // Of one that is closed and has not said so yet.
     this.#bulk.endIncoming(peer)
+    this.#blobs.ended(peer)
     frames.onFrame = (frame) => this.#receive(peer, frame)
     frames.onClose = (error) => {
       if (this.#asking.get(peer) !== frames) return
@@ -263,12 +273,11 @@ export class ExchangeDriver {
       switch (message.type) {
         case 'open-bulk': {
           const none = { key: new Uint8Array(32), id: new Uint8Array(BULK_ID_BYTES), port: 0 }
-          frames.send(
-            encodeExchangeMessage({
-              type: 'bulk',
-              ...(this.#bulk.offer(peer, (frame) => this.#question(peer, frame)) ?? none),
-            }),
-          )
+          const session = this.#bulk.offer(peer, {
+            isWanted: () => this.#answering.get(peer) === frames,
+            question: (question) => this.#question(peer, question),
+          })
+          frames.send(encodeExchangeMessage({ type: 'bulk', ...(session ?? none) }))
           break
         }
         case 'fetch': {
@@ -352,21 +361,33 @@ export class ExchangeDriver {
   }
 
   async #serve(peer: string, artifact: string, chunk: number): Promise<void> {
-    const payload = await this.#store.readChunk(artifact, chunk).catch(() => 'rotten' as const)
-    if (typeof payload !== 'string') await this.#budget.spend(peer, payload.length, () => this.#node.isMember(peer))
     const frames = this.#answering.get(peer)
-    if (typeof payload === 'string') {
-      this.#apply({ type: 'chunk-lost', artifact, chunk })
-      if (payload === 'rotten') this.#events.rotten(artifact, chunk)
-      frames?.send(encodeExchangeMessage({ type: 'reject', artifact, chunk, code: 'gone' }))
-    } else if (frames !== undefined) {
-      const bulk = this.#bulk.outgoing(peer)
-      if (bulk === undefined) {
-        if (!frames.send(encodeExchangeMessage({ type: 'chunk', artifact, chunk, payload }))) await frames.drained()
-      } else if (!sendChunk(bulk, artifact, chunk, payload)) await bulk.drained()
-      this.#events.served(payload.length, peer)
+    // What cannot be read now may be read later: the peer asks again, and nobody else is told that it is lost.
+    const payload = await this.#store.readChunk(artifact, chunk).catch(() => 'unread' as const)
+    if (payload === 'rotten' || payload === 'gone') this.#apply({ type: 'chunk-lost', artifact, chunk })
+    if (payload === 'rotten') this.#events.rotten(artifact, chunk)
+    if (typeof payload !== 'string') await this.#budget.spend(peer, payload.length, () => this.#node.isMember(peer))
+    // What was asked on an older stream is void.
+    if (frames !== undefined && this.#answering.get(peer) === frames) {
+      if (typeof payload === 'string')
+        frames.send(encodeExchangeMessage({ type: 'reject', artifact, chunk, code: 'gone' }))
+      else await this.#sendChunk(peer, frames, artifact, chunk, payload)
     }
     this.#apply({ type: 'sent', peer })
+  }
+
+  async #sendChunk(
+    peer: string,
+    frames: FrameStream,
+    artifact: string,
+    chunk: number,
+    payload: Uint8Array,
+  ): Promise<void> {
+    const bulk = this.#bulk.outgoing(peer)
+    if (bulk === undefined) {
+      if (!frames.send(encodeExchangeMessage({ type: 'chunk', artifact, chunk, payload }))) await frames.drained()
+    } else if (!sendChunk(bulk, artifact, chunk, payload)) await bulk.drained()
+    this.#events.served(payload.length, peer)
   }
 
   async #keep(from: string, artifact: string, chunk: number, payload: Uint8Array): Promise<void> {
@@ -374,6 +395,7 @@ export class ExchangeDriver {
       const stored = await this.#store.storeChunk(artifact, chunk, payload)
       if (stored === 'bad') return this.#apply({ type: 'chunk-bad', artifact, chunk, from })
       this.#events.fetched(payload.length, from)
+      if (stored === 'unwanted') return this.#apply({ type: 'chunk-lost', artifact, chunk })
       // No file takes it any more: it was given up meanwhile.
       if (stored.length === 0) return this.#apply({ type: 'forget-artifact', artifact })
       for (const one of stored) this.#apply({ type: 'chunk-stored', ...one, from })
