@@ -7,7 +7,7 @@ import { stringify } from 'yaml'
 import type { BackupsView } from '../../agent/backup/open-backups.ts'
 import type { Job } from '../../agent/backup/job-list.ts'
 import type { EngineRig } from '../core/engine-rig.ts'
-import { imageSet } from '../fleet/build-images.ts'
+import { smallImageSet } from '../fleet/build-images.ts'
 import { namespaceNetwork } from '../fleet/network.ts'
 import { SimulatedFleet } from '../fleet/simulated-fleet.ts'
 
@@ -24,7 +24,7 @@ export const QUICK = {
 /** Devices of a simulated fleet whose backups go to each other; those with an engine run containers. */
 export class BackupFleet {
   readonly fleet: SimulatedFleet
-  readonly #images = imageSet()
+  readonly #images = smallImageSet()
 
   constructor(rateMbit = 1_000) {
     this.fleet = new SimulatedFleet(namespaceNetwork(rateMbit), this.#images)

@@ -5,7 +5,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { CoreStatus } from '../../agent/core/reconciler.ts'
-import { imageSet } from '../fleet/build-images.ts'
+import { smallImageSet } from '../fleet/build-images.ts'
 import { namespaceNetwork } from '../fleet/network.ts'
 import { SimulatedFleet } from '../fleet/simulated-fleet.ts'
 import { EngineRig } from './engine-rig.ts'
@@ -22,7 +22,7 @@ images:
 
 /** Two devices with an engine each and no way out: one gets the image with its release, the other has only a file that names it. */
 describe('images without a network', () => {
-  const images = imageSet()
+  const images = smallImageSet()
   const workstation = new EngineRig()
   const engines = { first: new EngineRig(), second: new EngineRig() }
   let fleet: SimulatedFleet

@@ -28,6 +28,7 @@ const BASE_PACKAGES = [
   'libpython3.11-stdlib',
   'busybox-static',
 ]
+const SMALL_PACKAGES = ['busybox-static']
 const ADDED_PACKAGE = 'restic'
 const KERNEL_META = 'linux-image-cloud-amd64'
 
@@ -43,9 +44,18 @@ export type ImageSet = {
   readonly flotilla: string
 }
 
-/** Where `buildImages` leaves everything. */
+/** Where `buildImages` leaves everything. Releases of 200 MB, as SkiffOS has them, differ by 10 to 20 MB. */
 export function imageSet(): ImageSet {
-  const image = (name: string) => join(CACHE, 'images', name)
+  return imagesUnder('images/full')
+}
+
+/** The same with a tenth of what stays the same: for tests that need many fleets, of which each device copies it. */
+export function smallImageSet(): ImageSet {
+  return imagesUnder('images/small')
+}
+
+function imagesUnder(directory: string): ImageSet {
+  const image = (name: string) => join(CACHE, directory, name)
   const program = (name: string) => join(CACHE, 'programs', `${name}.mjs`)
   return {
     r1: image('r1'),
@@ -69,23 +79,47 @@ exec "\${FLOTILLA_NODE:-node}" --max-semi-space-size=4 "$FLOTILLA_DEVICE/run/roo
 `
 
 /**
- * Builds the images: a Debian kernel, its modules as squashfs, a root file system as squashfs with the agent inside,
- * 120 MB and more together. Unpacked packages are kept in the cache; images are made anew when the agent changed.
+ * Builds both sets of images: a Debian kernel, its modules as squashfs, a root file system as squashfs with the agent
+ * inside. Unpacked packages are kept in the cache; images are made anew when the agent changed.
+ * @returns the full set
  */
 export async function buildImages(log: (line: string) => void): Promise<ImageSet> {
   const programs = await bundlePrograms(resolve(import.meta.dirname, '../..'), join(CACHE, 'programs'))
-  const set = imageSet()
   const stamp = createHash('sha256')
     .update(readFileSync(programs['flotilla-agent']))
     .update(readFileSync(import.meta.filename))
     .digest('hex')
   const stampFile = join(CACHE, 'images/stamp')
-  if (existsSync(stampFile) && readFileSync(stampFile, 'latin1') === stamp) return set
-  rmSync(stampFile, { force: true })
+  if (existsSync(stampFile) && readFileSync(stampFile, 'latin1') === stamp) return imageSet()
+  rmSync(join(CACHE, 'images'), { recursive: true, force: true })
   const base = unpack('base', BASE_PACKAGES, log)
+  const small = unpack('small', SMALL_PACKAGES, log)
   const added = unpack('added', [ADDED_PACKAGE], log)
   const kernel = unpackKernel(log)
-  if (!existsSync(join(CACHE, 'modules.squashfs'))) squash(join(kernel, 'lib'), join(CACHE, 'modules.squashfs'))
+  const modules = join(CACHE, 'modules.squashfs')
+  if (!existsSync(modules)) squash(join(kernel, 'lib'), modules)
+  const vmlinuz = readdirSync(join(kernel, 'boot')).find((name) => name.startsWith('vmlinuz')) ?? ''
+  const shared = { agent: programs['flotilla-agent'], vmlinuz: join(kernel, 'boot', vmlinuz), modules }
+  log('images: full')
+  buildVariants(imageSet(), base, added, { ...shared, node: process.execPath })
+  log('images: small')
+  const few = join(CACHE, 'images/few-modules.squashfs')
+  writeFileSync(few, incompressible('modules', 2 ** 20))
+  buildVariants(smallImageSet(), small, added, { ...shared, modules: few, node: undefined })
+  writeFileSync(stampFile, stamp)
+  return imageSet()
+}
+
+/** What all images of a set have in common. */
+type SharedParts = {
+  readonly agent: string
+  readonly vmlinuz: string
+  readonly modules: string
+  /** Devices run the Node of the test; a real image has one of its own. */
+  readonly node: string | undefined
+}
+
+function buildVariants(set: ImageSet, base: string, added: string, shared: SharedParts): void {
   const good = 'test -s "$FLOTILLA_DEVICE/run/rootfs/etc/flotilla/release"'
   const variants: readonly Variant[] = [
     { path: set.r1, trees: [base], name: 'r1', payloadMiB: 0, check: good },
@@ -100,12 +134,7 @@ export async function buildImages(log: (line: string) => void): Promise<ImageSet
       check: 'echo "the arm does not answer on /dev/ttyUSB0"; exit 1',
     },
   ]
-  for (const variant of variants) {
-    log(`images: ${variant.name}`)
-    buildVariant(variant, kernel, programs['flotilla-agent'])
-  }
-  writeFileSync(stampFile, stamp)
-  return set
+  for (const variant of variants) buildVariant(variant, shared)
 }
 
 type Variant = {
@@ -117,19 +146,19 @@ type Variant = {
   readonly check: string
 }
 
-function buildVariant(variant: Variant, kernel: string, agent: string): void {
+function buildVariant(variant: Variant, { agent, vmlinuz, modules, node }: SharedParts): void {
   rmSync(variant.path, { recursive: true, force: true })
   mkdirSync(variant.path, { recursive: true })
   const tree = join(CACHE, 'rootfs')
   rmSync(tree, { recursive: true, force: true })
   for (const source of variant.trees) cpSync(source, tree, { recursive: true, verbatimSymlinks: true })
   addFlotilla(tree, agent, variant.name, variant.check)
+  if (node !== undefined) copyFileSync(node, join(tree, 'usr/bin/node'))
   if (variant.payloadMiB > 0)
     writeFileSync(join(tree, 'usr/share/payload'), incompressible(variant.name, variant.payloadMiB * 2 ** 20))
   squash(tree, join(variant.path, 'rootfs.squashfs'))
-  copyFileSync(join(CACHE, 'modules.squashfs'), join(variant.path, 'modules.squashfs'))
-  const vmlinuz = readdirSync(join(kernel, 'boot')).find((name) => name.startsWith('vmlinuz'))
-  copyFileSync(join(kernel, 'boot', vmlinuz ?? ''), join(variant.path, 'vmlinuz'))
+  copyFileSync(modules, join(variant.path, 'modules.squashfs'))
+  copyFileSync(vmlinuz, join(variant.path, 'vmlinuz'))
   writeFileSync(join(variant.path, 'init'), INIT)
 }
 
@@ -151,7 +180,6 @@ function addFlotilla(tree: string, agent: string, marker: string, check: string)
   writeFileSync(join(tree, 'etc/flotilla/release'), `${marker}\n`)
   writeFileSync(join(checks, '10-arm'), `#!/bin/sh\n${check}\n`)
   chmodSync(join(checks, '10-arm'), 0o755)
-  copyFileSync(process.execPath, join(tree, 'usr/bin/node'))
 }
 
 function unpack(name: string, packages: readonly string[], log: (line: string) => void): string {

@@ -1,14 +1,14 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { afterEach, describe, expect, it } from 'vitest'
-import { imageSet } from './build-images.ts'
+import { smallImageSet } from './build-images.ts'
 import { canUseNamespaces, loopbackNetwork, type Network, namespaceNetwork } from './network.ts'
 import { SimulatedFleet } from './simulated-fleet.ts'
 
 const run = promisify(execFile)
 
 describe('devices on a network', () => {
-  const images = imageSet()
+  const images = smallImageSet()
   let fleet: SimulatedFleet | undefined
 
   afterEach(async () => {

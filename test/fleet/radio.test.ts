@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeAll, describe, expect, it } from 'vitest'
-import { imageSet } from './build-images.ts'
+import { smallImageSet } from './build-images.ts'
 import { percentHeld, publishNoise, untilHolds } from './carried-release.ts'
 import { canUseNamespaces, type HostOptions, type Network, namespaceNetwork } from './network.ts'
 import { SimulatedFleet } from './simulated-fleet.ts'
@@ -10,7 +10,7 @@ import { SimulatedFleet } from './simulated-fleet.ts'
 const BYTES = 24_000_000
 
 describe('a fleet on bad radio', () => {
-  const images = imageSet()
+  const images = smallImageSet()
   let fleet: SimulatedFleet
 
   beforeAll(() => {

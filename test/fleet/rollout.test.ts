@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { imageSet } from './build-images.ts'
+import { smallImageSet } from './build-images.ts'
 import { canUseNamespaces, namespaceNetwork } from './network.ts'
 import { SimulatedFleet } from './simulated-fleet.ts'
 
@@ -7,7 +7,7 @@ const ALL = ['test-1', 'hall-1', 'hall-2']
 
 /** Three devices: one for tests, two of one cell. What the simulator shows with many is done here with real agents. */
 describe('a release with a rollout plan', () => {
-  const images = imageSet()
+  const images = smallImageSet()
   let fleet: SimulatedFleet
 
   beforeAll(async () => {

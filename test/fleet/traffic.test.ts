@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
-import { imageSet } from './build-images.ts'
+import { smallImageSet } from './build-images.ts'
 import { publishNoise, untilHolds } from './carried-release.ts'
 import { canUseNamespaces, namespaceNetwork } from './network.ts'
 import { SimulatedFleet } from './simulated-fleet.ts'
@@ -14,7 +14,7 @@ describe('a link that others use too', () => {
   afterEach(async () => fleet?.close())
 
   it('is left to them when round trips rise, and the release arrives all the same', async () => {
-    const images = imageSet()
+    const images = smallImageSet()
     const started = new SimulatedFleet(namespaceNetwork(4, { queueMs: 1_500 }), images)
     fleet = started
     await fleet.init()
@@ -35,7 +35,7 @@ describe('a link that others use too', () => {
 })
 
 describe('a robot that needs the link for itself', () => {
-  const images = imageSet()
+  const images = smallImageSet()
   let fleet: SimulatedFleet
 
   beforeAll(async () => {

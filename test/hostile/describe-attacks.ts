@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { formatRows } from '../../protocol/terminal/print.ts'
-import { imageSet } from '../fleet/build-images.ts'
+import { smallImageSet } from '../fleet/build-images.ts'
 import { canUseNamespaces } from '../fleet/network.ts'
 import type { Attack } from './attack.ts'
 import { BadCompany, type Round } from './bad-company.ts'
@@ -21,7 +21,7 @@ export function describeAttacks(title: string, attacks: readonly Attack[], table
 
     beforeAll(async () => {
       expect(canUseNamespaces(), 'network namespaces need root').toBe(true)
-      company = await BadCompany.start(imageSet())
+      company = await BadCompany.start(smallImageSet())
       rounds.push({ name: '(nobody)', code: '', ...(await company.round(undefined)) })
       rounds.push({ name: '(nobody)', code: '', ...(await company.round(undefined)) })
     })

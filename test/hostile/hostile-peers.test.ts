@@ -1,14 +1,14 @@
 import { cpSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { imageSet } from '../fleet/build-images.ts'
+import { smallImageSet } from '../fleet/build-images.ts'
 import { canUseNamespaces, namespaceNetwork } from '../fleet/network.ts'
 import { SimulatedFleet } from '../fleet/simulated-fleet.ts'
 
 const NAMES = ['a1', 'a2', 'a3']
 
 describe('a fleet whose keys are in several hands', () => {
-  const images = imageSet()
+  const images = smallImageSet()
   let fleet: SimulatedFleet
 
   beforeAll(async () => {

@@ -1,5 +1,27 @@
 import { defineConfig } from 'vitest/config'
+import { BaseSequencer, type TestSpecification } from 'vitest/node'
 import { ROOT } from './gates.ts'
+
+/** What takes minutes begins first: begun last it would leave the other core idle. */
+const LONGEST = [
+  'simulation/rollout',
+  'hostile/news-attacks',
+  'hostile/exchange-attacks',
+  'fleet/radio',
+  'fleet/main-job',
+  'backup/adopt',
+  'core/peers',
+]
+
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const rank = ({ moduleId }: TestSpecification) => {
+      const at = LONGEST.findIndex((name) => moduleId.includes(`/${name}.`))
+      return at < 0 ? LONGEST.length : at
+    }
+    return (await super.sort(files)).sort((a, b) => rank(a) - rank(b))
+  }
+}
 
 /** Programs, machines and networks take their time to come up. */
 const PATIENT = { testTimeout: 300_000, hookTimeout: 180_000 }
@@ -7,6 +29,7 @@ const PATIENT = { testTimeout: 300_000, hookTimeout: 180_000 }
 export default defineConfig({
   root: ROOT,
   test: {
+    sequence: { sequencer: LongestFirst },
     projects: [
       {
         test: {
@@ -61,7 +84,7 @@ export default defineConfig({
           name: 'fleet',
           include: ['hostile', 'fleet'].map((room) => `test/${room}/**/*.test.ts`),
           ...PATIENT,
-          maxWorkers: 3,
+          maxWorkers: 4,
         },
       },
     ],
