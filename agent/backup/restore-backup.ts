@@ -82,9 +82,7 @@ export async function restoreBackup(wish: RestoreWish, deps: RestoreDeps, onProg
     const entry = { container, swaps, runs, old: current?.id ?? '', fresh, policy: current?.restartPolicy ?? 'no' }
     await journal.note({ ...entry, phase: 'switch' })
     try {
-      await switchOver(entry, engine)
-      await flush(swaps)
-      if (runs) await startAndSettle(entry, deps)
+      await tryOut(entry, deps)
     } catch (error) {
       await switchBack(entry, engine)
       await journal.clear()
@@ -121,7 +119,7 @@ export async function recoverRestore(
 }
 
 async function recoverEntry(entry: RestoreEntry, journal: RestoreJournal, deps: SettleDeps): Promise<string> {
-  const { container, swaps, runs, fresh } = entry
+  const { container, swaps, fresh } = entry
   const { engine, signal } = deps
   if (entry.phase === 'prepare') {
     await discard(container, swaps, engine)
@@ -132,9 +130,7 @@ async function recoverEntry(entry: RestoreEntry, journal: RestoreJournal, deps: 
     try {
       if (fresh === '' || (await engine.container(fresh)) === undefined)
         throw new FlotillaError('NOT_FOUND', `restore ${container}: the restored container is gone`)
-      await switchOver(entry, engine)
-      await flush(swaps)
-      if (runs) await startAndSettle(entry, deps)
+      await tryOut(entry, deps)
     } catch (error) {
       if (isEnd(error)) throw error
       await switchBack(entry, engine)
@@ -273,6 +269,13 @@ async function loadTree(
       `restore ${container}: the engine does not have the image that was made of the restored tree`,
     )
   return loaded.id
+}
+
+/** Puts what was restored in its place. @throws FlotillaError, also when it does not stay up: then it is to go back */
+async function tryOut(entry: Switch, deps: SettleDeps): Promise<void> {
+  await switchOver(entry, deps.engine)
+  await flush(entry.swaps)
+  if (entry.runs) await startAndSettle(entry, deps)
 }
 
 /** Idempotent: each step looks whether it was done before the power was cut. */

@@ -272,8 +272,12 @@ export class Asking {
     if (this.#receiveRate === 0) this.#movedMs = this.#nowMs // it is quiet since it should be
     if (this.#nowMs - this.#movedMs < QUIET_MS) return
     this.#movedMs = this.#nowMs
-    const lacking = [...this.#held].filter(([, held]) => held.priority !== undefined && !held.have.complete)
-    for (const [artifact] of lacking) this.wanted(artifact)
+    for (const [artifact] of this.#lacking()) this.wanted(artifact)
+  }
+
+  /** What is wanted and not whole. */
+  #lacking(): [string, HeldArtifact][] {
+    return [...this.#held].filter(([, held]) => held.priority !== undefined && !held.have.complete)
   }
 
   #adapt(source: Source, elapsedMs: number): void {
@@ -304,9 +308,7 @@ export class Asking {
 
   /** Fills every peer's window. Wanted artifacts in order of priority, rarest chunk first. */
   fill(): void {
-    const wanted = [...this.#held.entries()]
-      .filter(([, held]) => held.priority !== undefined && !held.have.complete)
-      .sort(([, a], [, b]) => (a.priority ?? 0) - (b.priority ?? 0))
+    const wanted = this.#lacking().sort(([, a], [, b]) => (a.priority ?? 0) - (b.priority ?? 0))
     if (wanted.length === 0 || this.#budget.available(this.#nowMs) <= 0) return
     for (const [peer, source] of this.#sources) {
       // Asked again when half of the window is empty: a message for every other chunk, not for each.

@@ -185,21 +185,24 @@ export class ExchangeDriver {
       return stream.abort(new Error('not needed any more'))
     const frames = new FrameStream(stream, { maxFrameBytes: (type) => this.#answerLimit(peer, type) })
     this.#asking.set(peer, frames)
-    // Of one that is closed and has not said so yet.
-    this.#bulk.endIncoming(peer)
-    this.#blobs.ended(peer)
+    this.#endAsking(peer) // of an older one that is closed and has not said so yet
     frames.onFrame = (frame) => this.#receive(peer, frame)
     frames.onClose = (error) => {
       if (this.#asking.get(peer) !== frames) return
       this.#asking.delete(peer)
-      this.#bulk.endIncoming(peer)
+      this.#endAsking(peer)
       this.#apply({ type: 'peer-joined', peer }) // ends what was asked on the lost stream
-      this.#blobs.ended(peer)
       if (error instanceof FlotillaError && error.code === 'BAD_FRAME') this.#node.ban(peer, 'BAD_FRAME', error.message)
       else if (this.#node.isMember(peer)) setTimeout(() => void this.#openAsking(peer), 500).unref()
     }
     this.#apply({ type: 'peer-joined', peer })
     if (this.#bulk.ask(peer)) frames.send(encodeExchangeMessage({ type: 'open-bulk' }))
+  }
+
+  /** What belonged to a stream on which this device asked. */
+  #endAsking(peer: string): void {
+    this.#bulk.endIncoming(peer)
+    this.#blobs.ended(peer)
   }
 
   // Types: 8 chunk, 10 blob (only as long as one is asked for), 5 have.
