@@ -23,6 +23,7 @@ async function guardWith(
 ) {
   const moved = new MovedBytes(() => 'wlan0')
   const looked = vi.fn(roundTrips)
+  let onJudged = () => {}
   const guard = await TrafficGuard.open({
     // Nothing asks NetworkManager here.
     rules: { ...parseAgentConfig(`hardware: x\n${yaml}`, 'agent.yaml').traffic, meteredRate: Infinity },
@@ -31,14 +32,20 @@ async function guardWith(
     day: await DayCount.open(disk),
     floorMs: () => 0,
     roundTrips: looked,
-    apply: () => {},
+    apply: () => onJudged(),
   })
+  /** A second passes, and what the guard does in it is done: its tick waits for real files. */
   const second = async (bytes: number) => {
+    const judged = new Promise<void>((resolve) => (onJudged = resolve))
+    await startSecond(bytes)
+    await judged
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  const startSecond = async (bytes: number) => {
     moved.fetched(bytes, 'peer')
     await vi.advanceTimersByTimeAsync(1_000)
-    await new Promise((resolve) => setTimeout(resolve, 5)) // what the tick waits for are real files
   }
-  return { guard, looked, second }
+  return { guard, looked, second, startSecond }
 }
 
 describe('the traffic guard', () => {
@@ -65,7 +72,7 @@ describe('the traffic guard', () => {
 
   it('keeps what held when the system does not tell, and asks once at a time', async () => {
     let answer: () => Promise<readonly RoundTrip[] | undefined> = () => Promise.resolve([LATE])
-    const { guard, looked, second } = await guardWith(() => answer())
+    const { guard, looked, second, startSecond } = await guardWith(() => answer())
     for (let n = 0; n < 3; n += 1) await second(1_000_000)
     const { sendRate } = guard.verdict
     expect(sendRate).toBeLessThan(Infinity)
@@ -74,7 +81,7 @@ describe('the traffic guard', () => {
     expect(guard.verdict.sendRate).toBe(sendRate)
     answer = () => new Promise(() => {})
     const before = looked.mock.calls.length
-    for (let n = 0; n < 5; n += 1) await second(1_000_000)
+    for (let n = 0; n < 5; n += 1) await startSecond(1_000_000)
     expect(looked).toHaveBeenCalledTimes(before + 1)
     await guard.stop()
   })
