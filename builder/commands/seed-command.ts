@@ -58,8 +58,7 @@ async function seed(device: string, name: string, options: Options): Promise<voi
   })
   await session.start()
   try {
-    const found = await findDevice(device, repository.fleet, options.interface)
-    const member = await session.connect(found.addresses)
+    const member = await session.connect(await findDevice(device, repository.fleet, options.interface))
     process.stderr.write(`connected to ${member.certificate.name} (${member.certificate.board}) at ${member.address}\n`)
     await watch(session, release, member.certificate.name, options)
   } finally {

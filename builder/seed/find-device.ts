@@ -6,7 +6,12 @@ import { toMultiaddr } from '../../protocol/network/build-libp2p.ts'
 const DEFAULT_PORT = 4848
 
 /** A device as found: addresses that may be dialled, best first. */
-export type FoundDevice = { readonly name: string; readonly addresses: readonly string[] }
+export type FoundDevice = {
+  readonly name: string
+  readonly addresses: readonly string[]
+  /** It was there a moment ago; a bare address may be anybody's. */
+  readonly hasAnswered: boolean
+}
 
 /**
  * Finds a device by multiaddr, `host:port`, `host`, id, or name. Names and ids are looked up by mDNS on all links.
@@ -19,7 +24,7 @@ export async function findDevice(
   timeoutMs = 8_000,
 ): Promise<FoundDevice> {
   const address = parseAddressText(device)
-  if (address !== undefined) return { name: device, addresses: [address] }
+  if (address !== undefined) return { name: device, addresses: [address], hasAnswered: false }
   const heard = new Map<string, FoundDevice>()
   let found: (device: FoundDevice) => void = () => {}
   const answer = new Promise<FoundDevice>((resolve) => {
@@ -34,7 +39,8 @@ export async function findDevice(
     interfaces,
     random: Math.random,
     onHeard: (ad) => {
-      const entry = { name: ad.name, addresses: ad.addresses.map((host) => toMultiaddr(host, ad.port)) }
+      const addresses = ad.addresses.map((host) => toMultiaddr(host, ad.port))
+      const entry = { name: ad.name, addresses, hasAnswered: true }
       heard.set(ad.name, entry)
       if (ad.name === device || ad.id === device) found(entry)
     },

@@ -19,6 +19,7 @@ import { bundleFor } from '../../protocol/trust/metadata-bundle.ts'
 import { enrol } from '../release/create-device.ts'
 import type { SigningKey } from '../release/key-file.ts'
 import type { Repository } from '../release/repository.ts'
+import type { FoundDevice } from './find-device.ts'
 import { RepositoryStore } from './repository-store.ts'
 
 /** The operator's own member of the fleet: identity and certificate, kept in the repository. */
@@ -52,6 +53,9 @@ export function operatorIdentity(
 /** How long a device may take to say what it has heard: it may be starting, or busy, at the far end of a slow link. */
 const ASK_FLEET_MS = 30_000
 const ASK_AGAIN_MS = 200
+/** An agent is up again after so long, on a small board too. */
+const RESTARTED_WITHIN_MS = 15_000
+const CONNECT_AGAIN_MS = 500
 
 export type SessionOptions = {
   readonly repository: Repository
@@ -130,8 +134,23 @@ export class OperatorSession {
     }, 2_000)
   }
 
-  /** Connects to a device by any of its addresses. @throws FlotillaError UNREACHABLE, NOT_A_MEMBER */
-  async connect(addresses: readonly string[]): Promise<Member> {
+  /**
+   * Connects to a device by any of its addresses. One that has just answered is tried for 15 s: its agent is being started again.
+   * @throws FlotillaError UNREACHABLE, NOT_A_MEMBER
+   */
+  async connect(device: FoundDevice): Promise<Member> {
+    const deadline = performance.now() + (device.hasAnswered ? RESTARTED_WITHIN_MS : 0)
+    for (;;) {
+      try {
+        return await this.#connectNow(device.addresses)
+      } catch (error) {
+        if (isFlotillaError(error, 'NOT_A_MEMBER') || performance.now() > deadline) throw error
+      }
+      await new Promise((resolve) => setTimeout(resolve, CONNECT_AGAIN_MS))
+    }
+  }
+
+  async #connectNow(addresses: readonly string[]): Promise<Member> {
     const failures: string[] = []
     // IPv4 first: a link-local IPv6 address without its zone reaches nobody.
     const ordered = [...addresses].sort((a, b) => Number(a.includes('/ip6/')) - Number(b.includes('/ip6/')))

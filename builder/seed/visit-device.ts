@@ -19,8 +19,7 @@ export async function visitDevice<T>(
   const session = new OperatorSession({ repository, ...identity, releases: [], onRefused: () => {} })
   await session.start()
   try {
-    const { addresses } = await findDevice(device, repository.fleet, interfaces)
-    return await work(session, await session.connect(addresses))
+    return await work(session, await session.connect(await findDevice(device, repository.fleet, interfaces)))
   } finally {
     await session.stop()
   }

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { type AddressInfo, connect, createServer } from 'node:net'
 import { afterEach, describe, expect, it } from 'vitest'
 import { signCertificate } from '../membership/certificate.ts'
 import { BLANK_POLICY } from '../membership/blank-policy.ts'
@@ -99,6 +100,38 @@ describe('a fleet node', () => {
     await new Promise((resolve) => setTimeout(resolve, 4_000)) // the larger id would have dialled by now
     expect(a.node.connectionCount(b.node.id)).toBe(1)
     expect(b.node.connectionCount(a.node.id)).toBe(1)
+  })
+
+  it('tells whoever reaches for it whether it was refused or the other side went away in the middle', async () => {
+    let cut = () => {}
+    const member = await start([], {
+      policy: () => {
+        cut()
+        return { ...BLANK_POLICY, caKeys: [ca.publicHex] }
+      },
+    })
+    const path = createServer((near) => {
+      const far = connect(member.node.port(4), '127.0.0.1')
+      for (const [from, to] of [
+        [near, far],
+        [far, near],
+      ] as const)
+        from.on('error', () => {}).pipe(to)
+      // It asks for its policy when it has read the hello, and before it answers.
+      cut = () => {
+        near.destroy()
+        far.destroy()
+      }
+    })
+    await new Promise<void>((resolve) => path.listen(0, '127.0.0.1', resolve))
+    const { port } = path.address() as AddressInfo
+    const caller = await start([])
+    await expect(caller.node.reach(`/ip4/127.0.0.1/tcp/${port}`)).rejects.toMatchObject({ code: 'UNREACHABLE' })
+    path.close()
+    cut = () => {}
+    const stranger = await start([], { signer: identityFromSeed(randomBytes(32)) })
+    await expect(stranger.node.reach(member.address)).rejects.toMatchObject({ code: 'NOT_A_MEMBER' })
+    expect((await caller.node.reach(member.address)).id).toBe(member.node.id)
   })
 
   it('shows a stranger no protocol, and tells it the code', async () => {

@@ -4,7 +4,7 @@ import { peerIdFromString } from '@libp2p/peer-id'
 import { multiaddr } from '@multiformats/multiaddr'
 import type { Libp2p } from 'libp2p'
 import { dropOldest } from '../bounded-map.ts'
-import { FlotillaError, isFlotillaError, isOffence, messageOf } from '../errors.ts'
+import { type ErrorCode, FlotillaError, isFlotillaError, isOffence, messageOf } from '../errors.ts'
 import type { RadioHops } from '../exchange/airtime.ts'
 import { admit, type Certificate, parseCertificate, type SignedCertificate } from '../membership/certificate.ts'
 import type { FleetPolicy } from '../membership/fleet-policy.ts'
@@ -77,6 +77,8 @@ export type FleetNodeOptions = {
 
 /** Why a hello may be refused; anything else is FORMAT. */
 const HELLO_CODES = ['REVOKED', 'NOT_A_MEMBER', 'BUSY'] as const
+/** How a hello ends that nobody refused: the other side is gone, or does not answer. */
+const CUT_CODES: readonly ErrorCode[] = ['UNREACHABLE', 'TIMEOUT']
 const BAN_MS = 600_000
 const GOSSIP_RESULTS = {
   accept: TopicValidatorResult.Accept,
@@ -104,6 +106,8 @@ export class FleetNode {
   readonly #certificates = new Map<string, SignedCertificate>()
   readonly #banned = new Map<string, number>()
   readonly #admissions = new Admissions(HELLO_TIMEOUT_MS)
+  /** Why a connection was turned away, by whichever side. */
+  readonly #refusals = new WeakMap<Connection, ErrorCode>()
   readonly #memberListeners: readonly ((peer: PeerId, connection: Connection) => void)[]
   readonly #dialer: Dialer
   readonly #conduct = new Conduct()
@@ -335,9 +339,11 @@ export class FleetNode {
       const member = this.#members.get(id)
       if (member !== undefined) return member
     }
+    const why = this.#refusals.get(connection)
+    if (why === undefined) throw new FlotillaError('UNREACHABLE', `connect to ${address}: it did not finish its hello`)
     throw new FlotillaError(
       'NOT_A_MEMBER',
-      `connect to ${address}: it did not take this operator's certificate, or showed none that this fleet accepts`,
+      `connect to ${address}: it did not take this operator's certificate, or showed none that this fleet accepts (${why})`,
     )
   }
 
@@ -451,6 +457,7 @@ export class FleetNode {
       await this.#admitOrRefresh(hello, connection)
     } catch (error) {
       if (isOffence(error)) this.#options.events.refused(id, error.code, error.message)
+      if (isFlotillaError(error) && !CUT_CODES.includes(error.code)) this.#refusals.set(connection, error.code)
       connection.abort(error instanceof Error ? error : new Error(String(error)))
       this.#admissions.decided(id)
     }

@@ -92,6 +92,8 @@ describe('a fleet of five devices', () => {
       }
       await new Promise((resolve) => setTimeout(resolve, 150 + ((round * 389) % 900)))
     }
+    // It may be through; what it may not is give up on a device because that was started anew.
+    expect(laptop.exitCode ?? 0, fleet.logTail('operator')).toBe(0)
     for (const name of OURS) await fleet.untilRunning(name, '4', 180_000)
     await fleet.end(laptop)
     process.stderr.write(`kills: ${kills}, in the states ${[...phases].join(', ')}\n`)

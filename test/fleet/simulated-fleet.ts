@@ -103,12 +103,16 @@ export class SimulatedFleet {
     return child
   }
 
-  /** Starts a command of the workstation and leaves it running. */
-  async startFlotilla(args: readonly string[], stdio: 'inherit' | 'ignore' = 'ignore'): Promise<ChildProcess> {
+  /** Starts a command of the workstation and leaves it running. @param output - where it prints: its log is `operator` */
+  async startFlotilla(args: readonly string[], output: 'inherit' | 'log' = 'log'): Promise<ChildProcess> {
     const [command = '', ...rest] = await this.#workstation(args)
-    return this.#track(
+    const log = openSync(join(this.directory, 'operator.log'), 'a')
+    const stdio = output === 'inherit' ? 'inherit' : log
+    const child = this.#track(
       spawn(command, rest, { env: this.environment(), stdio: ['ignore', stdio, stdio], detached: true }),
     )
+    closeSync(log)
+    return child
   }
 
   async #workstation(args: readonly string[]): Promise<readonly string[]> {
@@ -270,7 +274,7 @@ export class SimulatedFleet {
       await new Promise((resolve) => setTimeout(resolve, 100))
     }
     throw new Error(
-      `${name}: not ${what} within ${timeoutMs / 1000} s; last ${JSON.stringify(last)}\n${this.logTail(name)}`,
+      `${name}: not ${what} within ${timeoutMs / 1000} s; last ${JSON.stringify(last)}\n${this.logTail(name)}\noperator: ${this.logTail('operator')}`,
     )
   }
 
