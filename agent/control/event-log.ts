@@ -1,7 +1,9 @@
 import { appendFileSync, mkdirSync, readFileSync, renameSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 
-export type Level = 'error' | 'warn' | 'info' | 'debug'
+/** What matters most first. */
+export const LEVELS = ['error', 'warn', 'info', 'debug'] as const
+export type Level = (typeof LEVELS)[number]
 
 /** One line of a device's history. `at` is the wall clock and may be wrong; `seq` and `uptimeMs` are not. */
 export type DeviceEvent = {

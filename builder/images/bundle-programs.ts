@@ -1,8 +1,11 @@
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { build, type Plugin } from 'esbuild'
 
-/** What a device and a workstation run: one file each, no node_modules. */
+/**
+ * What a device and a workstation run: one file each, no node_modules. What a program loads later, if at all, is in a
+ * directory of its name beside it.
+ */
 const PROGRAMS = {
   'flotilla-agent': 'agent/main.ts',
   'flotilla-login': 'agent/login/login-shell.ts',
@@ -31,9 +34,13 @@ export async function bundlePrograms(
   mkdirSync(directory, { recursive: true })
   const out = (name: keyof typeof PROGRAMS) => join(directory, `${name}.mjs`)
   for (const [name, entry] of Object.entries(PROGRAMS)) {
+    rmSync(join(directory, name), { recursive: true, force: true })
     await build({
-      entryPoints: [join(root, entry)],
-      outfile: join(directory, `${name}.mjs`),
+      entryPoints: { [name]: join(root, entry) },
+      outdir: directory,
+      outExtension: { '.js': '.mjs' },
+      splitting: true,
+      chunkNames: `${name}/[name]-[hash]`,
       bundle: true,
       platform: 'node',
       target: 'node22',

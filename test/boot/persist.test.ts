@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { writeDiskImage } from '../../builder/images/write-disk-image.ts'
-import { imageSet, squash } from '../fleet/build-images.ts'
+import { copyAgent, imageSet, squash } from '../fleet/build-images.ts'
 import { partitionsOf } from '../machine/boot-files.ts'
 import { kernelOf } from '../machine/debian-trees.ts'
 import { buildInitramfs, buildRoot } from './build-initramfs.ts'
@@ -50,14 +50,14 @@ beforeAll(() => {
   mkdirSync(slot, { recursive: true })
   buildRoot(tree, SCRIPT)
   for (const path of [process.execPath, ...PROGRAMS.map(which)]) addProgram(tree, path)
-  for (const name of ['run', 'root', 'var/log', 'var/lib', 'usr/lib/flotilla', 'etc/flotilla', 'etc/ssh'])
+  for (const name of ['run', 'root', 'var/log', 'var/lib', 'etc/flotilla', 'etc/ssh'])
     mkdirSync(join(tree, name), { recursive: true })
   writeFileSync(join(tree, 'etc/passwd'), 'root:x:0:0::/root:/bin/sh\n')
   writeFileSync(join(tree, 'etc/flotilla/swap'), '16\n')
   mkdirSync(join(tree, 'etc/skiff/authorized_keys'), { recursive: true })
   writeFileSync(join(tree, 'etc/skiff/authorized_keys/factory.pub'), 'ssh-ed25519 BBBB factory\n')
   writeFileSync(join(tree, 'etc/issue'), 'Flotilla\n')
-  copyFileSync(imageSet().agent, join(tree, 'usr/lib/flotilla/flotilla-agent.mjs'))
+  copyAgent(imageSet().agent, join(tree, 'usr/lib/flotilla'))
   squash(tree, join(slot, 'rootfs.squashfs'))
   writeFileSync(join(device, 'agent.yaml'), '')
   mkdirSync(join(device, 'persist'))

@@ -172,11 +172,17 @@ export function incompressible(name: string, lengthBytes: number): Uint8Array {
   return cipher.update(Buffer.alloc(lengthBytes))
 }
 
+/** Copies the agent's bundle, with what it loads later. @param directory - made if it is not there */
+export function copyAgent(agent: string, directory: string): void {
+  cpSync(agent, join(directory, 'flotilla-agent.mjs'))
+  cpSync(agent.replace(/\.mjs$/, ''), join(directory, 'flotilla-agent'), { recursive: true })
+}
+
 function addFlotilla(tree: string, agent: string, marker: string, check: string): void {
   const checks = join(tree, 'etc/flotilla/health/required.d')
   for (const directory of [checks, join(tree, 'usr/lib/flotilla'), join(tree, 'usr/bin')])
     mkdirSync(directory, { recursive: true })
-  copyFileSync(agent, join(tree, 'usr/lib/flotilla/flotilla-agent.mjs'))
+  copyAgent(agent, join(tree, 'usr/lib/flotilla'))
   writeFileSync(join(tree, 'etc/flotilla/release'), `${marker}\n`)
   writeFileSync(join(checks, '10-arm'), `#!/bin/sh\n${check}\n`)
   chmodSync(join(checks, '10-arm'), 0o755)

@@ -12,9 +12,9 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { buildInitramfs, moduleFiles } from '../boot/build-initramfs.ts'
-import { CACHE, imageSet, incompressible, squash } from '../fleet/build-images.ts'
+import { CACHE, copyAgent, imageSet, incompressible, squash } from '../fleet/build-images.ts'
 import { type Arch, debianTree, kernelOf, kernelTree } from './debian-trees.ts'
 
 /** What a Buildroot image of a device has, from Debian: the agent's Node needs the libraries, its persist partition the programs. */
@@ -125,9 +125,7 @@ export class MachineImages {
     writeFileSync(join(tree, 'etc/flotilla/release'), `${variant.version}\n`)
     writeFileSync(join(tree, 'etc/passwd'), 'root:x:0:0::/root:/bin/sh\n')
     writeScript(join(tree, 'usr/sbin/init'), variant.init ?? INIT)
-    const agent = join(tree, 'usr/lib/flotilla/flotilla-agent.mjs')
-    mkdirSync(dirname(agent), { recursive: true })
-    copyFileSync(imageSet().agent, agent)
+    copyAgent(imageSet().agent, join(tree, 'usr/lib/flotilla'))
     writeScript(
       join(tree, 'usr/bin/flotilla'),
       '#!/bin/sh\nexec /usr/bin/node /usr/lib/flotilla/flotilla-agent.mjs "$@"\n',

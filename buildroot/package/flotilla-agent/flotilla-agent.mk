@@ -4,7 +4,8 @@
 #
 ################################################################################
 
-# The directory with flotilla-agent.mjs, as `npm run bundle` makes it;
+# The directory with flotilla-agent.mjs and what it loads later,
+# as `npm run bundle` makes it;
 # `flotilla compile` says where. Nothing is downloaded or compiled here.
 FLOTILLA_PROGRAMS ?= $(realpath $(BR2_EXTERNAL_FLOTILLA_PATH)/..)/dist
 FLOTILLA_AGENT_VERSION = bundled
@@ -16,6 +17,9 @@ FLOTILLA_AGENT_REDISTRIBUTE = NO
 define FLOTILLA_AGENT_INSTALL_TARGET_CMDS
 	$(INSTALL) -D -m 0644 $(@D)/flotilla-agent.mjs \
 		$(TARGET_DIR)/usr/lib/flotilla/flotilla-agent.mjs
+	rm -rf $(TARGET_DIR)/usr/lib/flotilla/flotilla-agent
+	$(INSTALL) -D -m 0644 -t $(TARGET_DIR)/usr/lib/flotilla/flotilla-agent \
+		$(@D)/flotilla-agent/*.mjs
 	$(INSTALL) -D -m 0755 $(FLOTILLA_AGENT_PKGDIR)/flotilla \
 		$(TARGET_DIR)/usr/bin/flotilla
 	$(INSTALL) -D -m 0644 $(@D)/flotilla-login.mjs \
