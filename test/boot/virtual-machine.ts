@@ -1,5 +1,8 @@
 import { spawn } from 'node:child_process'
 
+/** The plainest: where it has SSSE3, OpenSSL uses it, and emulated it takes half as long again to hash and to encrypt. */
+export const PLAIN_CPU = 'qemu64'
+
 /** A machine that boots a kernel itself, without a boot loader. */
 export type MachineOptions = {
   readonly kernel: string
@@ -29,7 +32,7 @@ export function runMachine(options: MachineOptions): Promise<MachineRun> {
     ]
   })
   const args = [
-    ...['-accel', 'tcg', '-cpu', 'Nehalem', '-m', String(memoryMiB), '-nographic', '-no-reboot', '-nic', 'none'],
+    ...['-accel', 'tcg', '-cpu', PLAIN_CPU, '-m', String(memoryMiB), '-nographic', '-no-reboot', '-nic', 'none'],
     ...['-kernel', kernel, '-initrd', initramfs],
     ...['-append', `console=ttyS0 quiet panic=1 mitigations=off ${commandLine}`],
     ...drives,

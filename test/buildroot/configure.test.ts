@@ -1,10 +1,11 @@
 import { execFile, execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
+import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { imageSet } from '../fleet/build-images.ts'
 
-const MAIN = resolve(import.meta.dirname, '../../builder/main.ts')
+const MAIN = imageSet().flotilla
 const FIXTURE = join(import.meta.dirname, 'fixture')
 
 let root: string
@@ -28,7 +29,7 @@ const read = (path: string) => readFileSync(join(root, path), 'utf8')
 
 /** Runs `flotilla` as a person would, with the fixture for Buildroot. */
 function flotilla(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  const list = ['--no-warnings', MAIN, ...args, '--root', root, '--config', 'my/robot']
+  const list = [MAIN, ...args, '--root', root, '--config', 'my/robot']
   return new Promise((done) => {
     execFile(process.execPath, list, { env: { ...process.env, BUILDROOT_DIR: FIXTURE } }, (error, stdout, stderr) =>
       done({ code: typeof error?.code === 'number' ? error.code : 0, stdout, stderr }),
@@ -191,17 +192,16 @@ describe('a build with the fixture of Buildroot', () => {
   it('refuses a path with a space and a directory that is no Buildroot', async () => {
     const spaced = join(root, 'with space')
     mkdirSync(join(spaced, 'configs/my/robot/buildroot'), { recursive: true })
-    const list = ['--no-warnings', MAIN, 'configure', '--root', spaced, '--config', 'my/robot']
-    const run = (environment: Readonly<Record<string, string>>, args: readonly string[]) => {
+    const run = (buildroot: string, at: string) => {
+      const args = [MAIN, 'configure', '--root', at, '--config', 'my/robot']
       try {
-        execFileSync(process.execPath, args, { env: { ...process.env, ...environment }, stdio: 'pipe' })
+        execFileSync(process.execPath, args, { env: { ...process.env, BUILDROOT_DIR: buildroot }, stdio: 'pipe' })
       } catch (error) {
         return String((error as { stderr: Buffer }).stderr)
       }
       return ''
     }
-    expect(run({ BUILDROOT_DIR: FIXTURE }, list)).toMatch(/cannot have spaces/)
-    list[4] = root
-    expect(run({ BUILDROOT_DIR: root }, list)).toMatch(/use BUILDROOT_DIR .*Makefile/)
+    expect(run(FIXTURE, spaced)).toMatch(/cannot have spaces/)
+    expect(run(root, root)).toMatch(/use BUILDROOT_DIR .*Makefile/)
   })
 })

@@ -15,8 +15,9 @@ import {
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { imageSet } from '../fleet/build-images.ts'
 
-const MAIN = resolve(import.meta.dirname, '../../builder/main.ts')
+const MAIN = imageSet().flotilla
 const ROOT = resolve(import.meta.dirname, '../..')
 let root: string
 const at = (path: string) => join(root, path)
@@ -39,7 +40,7 @@ function write(path: string, text: string): void {
 
 function flotilla(...args: string[]): { code: number; stdout: string; stderr: string } {
   try {
-    const list = ['--no-warnings', MAIN, ...args]
+    const list = [MAIN, ...args]
     return {
       code: 0,
       stdout: execFileSync(process.execPath, list, { cwd: ROOT, encoding: 'utf8', stdio: 'pipe' }),

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { copyFileSync, existsSync } from 'node:fs'
 import { type BoardLayout, readBoard } from '../../builder/layers/board.ts'
 import { openCatalogue } from '../../builder/layers/open-chain.ts'
+import { PLAIN_CPU } from '../boot/virtual-machine.ts'
 import { ROOT } from '../setup/gates.ts'
 
 /** The boot families whose loader counts by itself, and which QEMU runs for real. */
@@ -156,7 +157,7 @@ function commandOf(options: MachineOptions): readonly string[] {
       if (!existsSync(variables)) copyFileSync(EFI_VARIABLES, variables)
       return [
         'qemu-system-x86_64',
-        ...['-M', 'q35', '-cpu', 'Nehalem', '-m', String(memoryMiB)],
+        ...['-M', 'q35', '-cpu', PLAIN_CPU, '-m', String(memoryMiB)],
         ...['-drive', `if=pflash,format=raw,readonly=on,file=${EFI_CODE}`],
         ...['-drive', `if=pflash,format=raw,file=${variables}`],
         ...[...shared, '-device', 'virtio-blk-pci,drive=disk,bootindex=1', ...more],
@@ -166,7 +167,7 @@ function commandOf(options: MachineOptions): readonly string[] {
     case 'extlinux':
       return [
         'qemu-system-x86_64',
-        ...['-M', 'pc', '-cpu', 'Nehalem', '-m', String(memoryMiB)],
+        ...['-M', 'pc', '-cpu', PLAIN_CPU, '-m', String(memoryMiB)],
         ...[...shared, '-device', 'virtio-blk-pci,drive=disk,bootindex=1', ...more],
       ]
     case 'uboot':

@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { join, relative } from 'node:path'
-import { buildImages } from '../fleet/build-images.ts'
+import { buildImages, CACHE } from '../fleet/build-images.ts'
 import { GATES, ROOT, runGate } from './gates.ts'
 
 /**
@@ -14,9 +14,13 @@ const filters = process.argv.slice(isWhole ? 3 : 2)
 const total = { passed: 0, failed: 0, skipped: 0 }
 /** What failed and why, told again at the end: a log may be kept by its end only. */
 const failures: string[] = []
-const reports = join(ROOT, '.cache/reports')
+const reports = join(CACHE, 'reports')
 rmSync(reports, { recursive: true, force: true })
 mkdirSync(reports, { recursive: true })
+// Programs are started some thousand times: what V8 made of them is kept for the next start.
+const compiled = join(CACHE, 'compiled')
+rmSync(compiled, { recursive: true, force: true })
+process.env['NODE_COMPILE_CACHE'] = compiled
 
 if (filters.length === 0 && !isWhole) {
   for (const gate of GATES) {
