@@ -72,13 +72,14 @@ export class FrameReader {
   }
 }
 
+/** Of a terminal, in characters; 0 where it does not say. */
+export type TerminalSize = { readonly columns: number; readonly rows: number }
+
 /** How a session begins. */
-export type OpenRequest = {
+export type OpenRequest = TerminalSize & {
   /** What `ssh host command` says; undefined for a shell. */
   readonly command: string | undefined
   readonly tty: boolean
-  readonly columns: number
-  readonly rows: number
   readonly env: Readonly<Record<string, string>>
   /** The client forwards its SSH agent. */
   readonly hasAgent: boolean
@@ -107,7 +108,7 @@ export function parseOpen(payload: Uint8Array): OpenRequest {
 }
 
 /** @throws FlotillaError FORMAT */
-export function parseSize(value: unknown): { readonly columns: number; readonly rows: number } {
+export function parseSize(value: unknown): TerminalSize {
   const json = shape.object(value, 'login: size')
   return {
     columns: shape.integer(json['columns'], 'login: columns', 0, 65_535),

@@ -17,6 +17,7 @@ import {
   parseOpen,
   parseSize,
   SIGNALS,
+  type TerminalSize,
   UNAVAILABLE,
 } from './frames.ts'
 
@@ -66,7 +67,8 @@ export class Session {
   #inputEnded = false
   #early: Buffer[] = []
   #earlyBytes = 0
-  #size: { columns: number; rows: number } | undefined
+  #size: TerminalSize | undefined
+  #isResizing = false
   #isTty = false
 
   constructor(socket: Socket, deps: SessionDeps) {
@@ -320,20 +322,26 @@ export class Session {
     return 255
   }
 
-  /** The engine knows the terminal a moment after it said that the command was started. */
+  /**
+   * The engine knows the terminal a moment after it said that the command was started. One request at a time: it takes two in any
+   * order, and the last size has to stay.
+   */
   async #resize(): Promise<void> {
-    for (let tries = 0; tries < 40 && !this.#isEnded; tries += 1) {
-      if (!this.#isTty || this.#exec === undefined || (this.#size?.rows ?? 0) === 0) return
-      const sized = this.#exec.resize({ h: this.#size?.rows ?? 0, w: this.#size?.columns ?? 0 })
-      if (
-        await sized.then(
-          () => true,
-          () => false,
-        )
-      )
-        return
-      await pause(50)
+    if (this.#isResizing) return
+    this.#isResizing = true
+    let done: TerminalSize | undefined
+    for (let failures = 0; failures < 40 && done !== this.#size && !this.#isEnded; ) {
+      const wanted = this.#size
+      if (!this.#isTty || this.#exec === undefined || wanted === undefined || wanted.rows === 0) break
+      try {
+        await this.#exec.resize({ h: wanted.rows, w: wanted.columns })
+        done = wanted
+      } catch {
+        failures += 1
+        await pause(50)
+      }
     }
+    this.#isResizing = false
   }
 
   /** Docker cannot send a signal to a command; the kernel can, to all that it started. */

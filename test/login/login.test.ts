@@ -75,7 +75,7 @@ describe('SSH sessions', () => {
   it('have a terminal whose size follows, and a login shell', async () => {
     const client = ['ssh', ...rig.options, '-tt', '-p', String(rig.port), 'core@127.0.0.1']
     const quoted = client.map((word) => `'${word}'`).join(' ')
-    const script = `T=$(tty); stty rows 33 cols 77; (sleep 4; stty rows 20 cols 60 <$T) & ${quoted} 'for n in $(seq 50); do [ "$(stty size)" = "33 77" ] && break; sleep 0.1; done; stty size; tty; for n in $(seq 100); do [ "$(stty size)" = "20 60" ] && break; sleep 0.2; done; stty size; exit 5'`
+    const script = `T=$(tty); stty rows 33 cols 77; (sleep 4; for n in $(seq 9); do stty rows 3$n cols 7$n <$T; done; stty rows 20 cols 60 <$T) & ${quoted} 'for n in $(seq 50); do [ "$(stty size)" = "33 77" ] && break; sleep 0.1; done; stty size; tty; for n in $(seq 100); do [ "$(stty size)" = "20 60" ] && break; sleep 0.2; done; stty size; exit 5'`
     const ended = await rig.run('script', ['-qec', script, '/dev/null'], { env: { SHELL: '/bin/bash' } })
     // `script` shows the end of its own input as ^@.
     expect(text(ended.stdout).replaceAll('^@', '')).toMatch(/33 77\n\/dev\/pts\/\d+\n20 60\n/)
