@@ -79,6 +79,15 @@ describe('a signing ceremony', () => {
     expect(() => groupKeys(keys.root)).toThrow(/manager keys/)
   })
 
+  it('stretches the passphrase once for keys that were made together, and for no others', () => {
+    const saltOf = ({ path }: { readonly path: string }) =>
+      (JSON.parse(readFileSync(path, 'utf8')) as { secret: { salt: string } }).secret.salt
+    const all = Object.values(keys).flat()
+    expect(new Set(all.map(saltOf)).size).toBe(1)
+    const single = ['one', 'two'].map((name) => createKeyFile(join(root, 'single'), name, 'ci', PASS))
+    expect(new Set([...all, ...single].map(saltOf)).size).toBe(3)
+  })
+
   it('refuses to publish a fleet below its thresholds, then publishes it', () => {
     stage(staging(), composeFleet(repository, keys, NOW))
     signStaged(

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { FlotillaError } from '../../protocol/errors.ts'
 import { createKeyFile, type KeyInfo, type KeyPurpose } from './key-file.ts'
 
@@ -17,9 +18,10 @@ const DEV_COUNTS: { readonly [P in KeyPurpose]: number } = {
 
 /** Makes all keys in one directory: the short cut for one person. The structure is that of a real fleet. */
 export function createDevKeys(directory: string, passphrase: string): FleetKeys {
+  const salt = randomBytes(16)
   const make = (purpose: KeyPurpose) =>
     Array.from({ length: DEV_COUNTS[purpose] }, (_, at) =>
-      createKeyFile(directory, `${purpose}-${at + 1}`, purpose, passphrase),
+      createKeyFile(directory, `${purpose}-${at + 1}`, purpose, passphrase, salt),
     )
   return {
     root: make('root'),

@@ -24,12 +24,20 @@ export type SigningKey = KeyInfo & { readonly sign: (message: Uint8Array) => Uin
 // scrypt N=2^15, r=8, p=1: 32 MiB and about a tenth of a second for each guess.
 const SCRYPT = { N: 32_768, r: 8, p: 1, maxmem: 64 * 2 ** 20 }
 
-/** Makes a key pair and writes `<directory>/<name>.key`: public half in clear, secret under the passphrase, mode 0600. */
-export function createKeyFile(directory: string, name: string, purpose: KeyPurpose, passphrase: string): KeyInfo {
+/**
+ * Makes a key pair and writes `<directory>/<name>.key`: public half in clear, secret under the passphrase, mode 0600.
+ * @param salt - 16 bytes; shared only by keys that are made together under one passphrase, so that they open together
+ */
+export function createKeyFile(
+  directory: string,
+  name: string,
+  purpose: KeyPurpose,
+  passphrase: string,
+  salt: Buffer = randomBytes(16),
+): KeyInfo {
   const pair = purpose === 'recovery' ? nacl.box.keyPair() : nacl.sign.keyPair()
-  const salt = randomBytes(16)
   const nonce = randomBytes(nacl.secretbox.nonceLength)
-  const box = nacl.secretbox(pair.secretKey, nonce, scryptSync(passphrase, salt, 32, SCRYPT))
+  const box = nacl.secretbox(pair.secretKey, nonce, stretch(passphrase, salt))
   const file = {
     type: 'flotilla-key',
     name,
@@ -86,9 +94,18 @@ export function openRecoveryKey(path: string, passphrase: string): Uint8Array {
 function openSecret(path: string, passphrase: string): Uint8Array {
   const secret = shape.object(readKeyJson(path)['secret'], `${path}: secret`)
   const hex = (key: string) => Buffer.from(shape.string(secret[key], `${path}: secret.${key}`, 256), 'hex')
-  const secretKey = nacl.secretbox.open(hex('box'), hex('nonce'), scryptSync(passphrase, hex('salt'), 32, SCRYPT))
+  const secretKey = nacl.secretbox.open(hex('box'), hex('nonce'), stretch(passphrase, hex('salt')))
   if (secretKey === null) throw new FlotillaError('WRONG_PASSPHRASE', `open key ${path}: the passphrase is wrong`)
   return secretKey
+}
+
+let stretched: { readonly passphrase: string; readonly salt: Buffer; readonly key: Uint8Array } | undefined
+
+/** The key that a passphrase stands for. The last one is remembered: keys with one salt are opened one after another. */
+function stretch(passphrase: string, salt: Buffer): Uint8Array {
+  if (stretched?.passphrase !== passphrase || !stretched.salt.equals(salt))
+    stretched = { passphrase, salt, key: scryptSync(passphrase, salt, 32, SCRYPT) }
+  return stretched.key
 }
 
 /** All keys of a directory, by name. */
