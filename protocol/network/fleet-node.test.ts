@@ -127,6 +127,7 @@ describe('a fleet node', () => {
     const { port } = path.address() as AddressInfo
     const caller = await start([])
     await expect(caller.node.reach(`/ip4/127.0.0.1/tcp/${port}`)).rejects.toMatchObject({ code: 'UNREACHABLE' })
+    expect([...caller.refused, ...member.refused]).toEqual([])
     path.close()
     cut = () => {}
     const stranger = await start([], { signer: identityFromSeed(randomBytes(32)) })

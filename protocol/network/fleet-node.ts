@@ -493,7 +493,9 @@ export class FleetNode {
       await frames.close()
     } catch (error) {
       const code = HELLO_CODES.find((known) => isFlotillaError(error, known)) ?? 'FORMAT'
-      if (code !== 'BUSY') this.#options.events.refused(id, code, messageOf(error))
+      // Who hung up in the middle was not refused: an honest device that is being started again does so.
+      const isCut = isFlotillaError(error, 'UNREACHABLE')
+      if (code !== 'BUSY' && !isCut) this.#options.events.refused(id, code, messageOf(error))
       // Who is turned away for want of room learns where others are: behind one base station there is no other way.
       const peers = code === 'BUSY' ? this.#someNeighbours() : []
       frames.send(encodeHello({ type: 'refused', code, peers }))
