@@ -1,8 +1,9 @@
 import { Command, Option } from 'commander'
-import { type Level, LEVELS } from '../control/event-log.ts'
+import { LEVELS } from '../control/event-log.ts'
+import type { RunOptions } from './run-agent.ts'
 
 /** Exit code by which the agent asks its init to reboot; the loader of the directory family understands it. */
-export const REBOOT_EXIT_CODE = 42
+const REBOOT_EXIT_CODE = 42
 
 /** `flotilla agent run`: runs the agent in the foreground. */
 export function agentCommand(): Command {
@@ -15,7 +16,7 @@ export function agentCommand(): Command {
     )
     .addOption(new Option('--log <level>', 'least level that is printed').choices(LEVELS).default('info'))
     .addHelpText('after', `\nThe agent ends with exit code ${REBOOT_EXIT_CODE} when the device has to reboot.`)
-    .action(async (options: { config: string; slot?: string; log: Level }) => {
+    .action(async (options: RunOptions) => {
       // Its network takes most of a start to load: other commands, of which one is at every boot, do without.
       const { runAgent } = await import('./run-agent.ts')
       const isRebooting = await runAgent(options)

@@ -9,7 +9,8 @@ import { BootArea } from '../store/boot-area.ts'
 /** systemd passes its content to the reboot system call (systemd, `man systemctl`, --reboot-argument=). */
 const REBOOT_ARGUMENT_FILE = '/run/systemd/reboot-param'
 
-type RunOptions = {
+/** Options of `flotilla agent run`. */
+export type RunOptions = {
   readonly config: string
   readonly slot?: string
   /** The least level that is printed. */

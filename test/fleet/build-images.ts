@@ -180,8 +180,7 @@ export function copyAgent(agent: string, directory: string): void {
 
 function addFlotilla(tree: string, agent: string, marker: string, check: string): void {
   const checks = join(tree, 'etc/flotilla/health/required.d')
-  for (const directory of [checks, join(tree, 'usr/lib/flotilla'), join(tree, 'usr/bin')])
-    mkdirSync(directory, { recursive: true })
+  for (const directory of [checks, join(tree, 'usr/bin')]) mkdirSync(directory, { recursive: true })
   copyAgent(agent, join(tree, 'usr/lib/flotilla'))
   writeFileSync(join(tree, 'etc/flotilla/release'), `${marker}\n`)
   writeFileSync(join(checks, '10-arm'), `#!/bin/sh\n${check}\n`)

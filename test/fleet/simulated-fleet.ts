@@ -94,25 +94,27 @@ export class SimulatedFleet {
 
   /** Starts any program on a host that is there. */
   startProgramOn(hostName: string, command: readonly string[]): ChildProcess {
-    const [program = '', ...rest] = this.#network.wrapFor(hostName, command)
-    const log = openSync(join(this.directory, `${hostName}.log`), 'a')
-    const child = this.#track(
-      spawn(program, rest, { env: this.environment(), stdio: ['ignore', log, log], detached: true }),
-    )
-    closeSync(log)
-    return child
+    return this.#spawnLogged(this.#network.wrapFor(hostName, command), hostName)
   }
 
   /** Starts a command of the workstation and leaves it running. @param output - where it prints: its log is `operator` */
   async startFlotilla(args: readonly string[], output: 'inherit' | 'log' = 'log'): Promise<ChildProcess> {
-    const [command = '', ...rest] = await this.#workstation(args)
-    const log = openSync(join(this.directory, 'operator.log'), 'a')
-    const stdio = output === 'inherit' ? 'inherit' : log
-    const child = this.#track(
-      spawn(command, rest, { env: this.environment(), stdio: ['ignore', stdio, stdio], detached: true }),
-    )
+    const command = await this.#workstation(args)
+    if (output === 'log') return this.#spawnLogged(command, 'operator')
+    return this.#spawn(command, 'inherit')
+  }
+
+  #spawnLogged(command: readonly string[], name: string): ChildProcess {
+    const log = openSync(join(this.directory, `${name}.log`), 'a')
+    const child = this.#spawn(command, log)
     closeSync(log)
     return child
+  }
+
+  #spawn([program = '', ...rest]: readonly string[], output: 'inherit' | number): ChildProcess {
+    return this.#track(
+      spawn(program, rest, { env: this.environment(), stdio: ['ignore', output, output], detached: true }),
+    )
   }
 
   async #workstation(args: readonly string[]): Promise<readonly string[]> {
@@ -197,12 +199,7 @@ export class SimulatedFleet {
   /** Switches a device on: its loader chooses a slot and boots it. */
   start(name: string): void {
     const device = this.device(name)
-    const [command = '', ...rest] = device.host.wrap([this.#node, this.#images.loader, device.directory])
-    const log = openSync(join(this.directory, `${name}.log`), 'a')
-    device.process = this.#track(
-      spawn(command, rest, { env: this.environment(), stdio: ['ignore', log, log], detached: true }),
-    )
-    closeSync(log)
+    device.process = this.#spawnLogged(device.host.wrap([this.#node, this.#images.loader, device.directory]), name)
   }
 
   /** Switches devices on and waits until each is connected to all the others. */

@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { formatRows } from '../../protocol/terminal/print.ts'
-import { smallImageSet } from '../fleet/build-images.ts'
+import { CACHE, smallImageSet } from '../fleet/build-images.ts'
 import { canUseNamespaces } from '../fleet/network.ts'
 import type { Attack } from './attack.ts'
 import { BadCompany, type Round } from './bad-company.ts'
@@ -38,7 +38,7 @@ export function describeAttacks(title: string, attacks: readonly Attack[], table
         ['ALL DONE', (row) => `${row.finishSeconds.toFixed(1)} s`],
       ])
       process.stderr.write(text)
-      const reports = join(import.meta.dirname, '../../.cache/reports')
+      const reports = join(CACHE, 'reports')
       mkdirSync(reports, { recursive: true })
       writeFileSync(join(reports, table), text)
     })
